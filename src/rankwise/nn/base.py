@@ -1,0 +1,43 @@
+"""What counts as a linear map, and how to look inside one."""
+
+from torch import Tensor, nn
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Hugging Face's `Conv1D` (GPT-2): weight stored as (in, out)."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "nx")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A module with a linear forward whose shape is known: `nn.Linear` and kin, `Conv1D`."""
+    return _is_transposed(module) or (
+        isinstance(getattr(module, "in_features", None), int)
+        and isinstance(getattr(module, "out_features", None), int)
+        and hasattr(module, "weight")
+    )
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int]:
+    """`(out_features, in_features)` of a linear module."""
+    if _is_transposed(module):
+        return int(module.nf), int(module.nx)
+    if not is_linear(module):
+        raise TypeError(f"{type(module).__name__} is not a linear map that rankwise knows")
+    return int(module.out_features), int(module.in_features)
+
+
+def frozen_weight(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """Weight (out, in) and bias of a plain frozen linear map, for one fused product.
+
+    None where the module has to be called: a quantised or subclassed layer, forward hooks, or a
+    weight that is being trained.
+    """
+    if type(module) is nn.Linear:
+        weight = module.weight
+    elif _is_transposed(module):
+        weight = module.weight.mT
+    else:
+        return None
+    if weight.requires_grad or module._forward_hooks or module._forward_pre_hooks:
+        return None
+    return weight, module.bias

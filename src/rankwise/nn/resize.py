@@ -1,0 +1,23 @@
+"""The only place where the shape of a live parameter changes."""
+
+import torch
+from torch import Tensor, nn
+
+
+def set_factor_(parameter: nn.Parameter, value: Tensor) -> None:
+    """Give `parameter` the value and shape of `value`, and drop a gradient of the old shape.
+
+    The `Parameter` object, its hooks and its place in optimizers survive. Autograd keeps one
+    accumulator a leaf, with the leaf's shape; only a change of dtype makes it forget that one, so
+    that a loss computed before the change can still be differentiated. Hence the detour by an
+    empty tensor of another dtype.
+    """
+    if value.shape == parameter.shape:
+        with torch.no_grad():
+            parameter.copy_(value)
+        return
+    target = value.detach().to(parameter.device, parameter.dtype, copy=True).contiguous()
+    other = torch.float64 if parameter.dtype != torch.float64 else torch.float32
+    parameter.grad = None
+    parameter.data = torch.empty(0, dtype=other, device=parameter.device)
+    parameter.data = target

@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: the mathematics of low-rank training. Depends on torch alone."""

@@ -1,0 +1,54 @@
+"""The factors of a low-rank matrix.
+
+Throughout the package `W = U @ S @ V.T` has the shape of `torch.nn.Linear.weight`:
+m = rows = out_features, n = columns = in_features, r = rank. `S` is not assumed diagonal.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Factors(NamedTuple):
+    """`W = U @ S @ V.T` with orthonormal columns in `U` (m, r) and `V` (n, r); `S` is (r, r)."""
+
+    U: Tensor
+    S: Tensor
+    V: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.S.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.U.shape[0], self.V.shape[0]
+
+    def dense(self) -> Tensor:
+        return self.U @ self.S @ self.V.mT
+
+
+def check_factors(f: Factors) -> Factors:
+    """`f` itself if its shapes fit together and its entries are finite floats; else `ValueError`."""
+    U, S, V = f
+    if not all(t.ndim == 2 and t.is_floating_point() for t in f):
+        got = ", ".join(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in zip("USV", f))
+        raise ValueError(f"factors must be floating-point matrices, got {got}")
+    if not U.shape[1] == S.shape[0] == S.shape[1] == V.shape[1]:
+        raise ValueError(
+            f"factors must be U (m, r), S (r, r), V (n, r); got U {tuple(U.shape)}, "
+            f"S {tuple(S.shape)}, V {tuple(V.shape)}"
+        )
+    if f.rank > min(f.shape):
+        raise ValueError(f"rank {f.rank} exceeds min(m, n) = {min(f.shape)} of a {f.shape} matrix")
+    if not all(bool(t.isfinite().all()) for t in f):
+        raise ValueError("factors must be finite, got NaN or infinite entries")
+    return f
+
+
+def orthonormality_defect(Q: Tensor) -> Tensor:
+    """`max |Q^T Q - I|`, a 0-dim tensor; 0 for a matrix without columns."""
+    if Q.shape[1] == 0:
+        return Q.new_zeros(())
+    return (Q.mT @ Q - torch.eye(Q.shape[1], dtype=Q.dtype, device=Q.device)).abs().amax()

@@ -1,0 +1,27 @@
+"""Orthonormal bases by Householder QR, the one method that stays orthonormal on deficient input."""
+
+import torch
+from torch import Tensor
+
+
+def orthonormalise(X: Tensor) -> Tensor:
+    """Orthonormal basis (m, min(m, k)) whose leading columns span those of `X` (m, k).
+
+    `diag(R) >= 0`, so the result does not depend on LAPACK's signs, and an `X` that is already
+    orthonormal comes back as it is. Columns that add nothing are completed arbitrarily.
+    """
+    Q, R = torch.linalg.qr(X)
+    sign = torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)
+    return (Q * sign).contiguous()
+
+
+def augment(U: Tensor, X: Tensor) -> Tensor:
+    """Orthonormal basis of `span[U, X]` whose first block is `U`, for `U` (m, r) and `X` (m, k).
+
+    Returns (m, min(m, r + k)). The first block is `U` up to rounding: an orthonormality lost by
+    `U` to rounding is restored here, so that it cannot build up over the steps of a long run.
+    Columns of `X` are scaled to length one first: the span does not change, but a gradient of
+    size 1e-30 would otherwise drown in the rounding of `U`.
+    """
+    length = torch.linalg.vector_norm(X, dim=0)
+    return orthonormalise(torch.cat([U, X / length.where(length > 0, 1.0)], dim=1))

@@ -1,0 +1,65 @@
+"""The retraction: a step in `span[U, X] x span[V, Y]`, and its best approximation of low rank."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rankwise.numerics.factors import Factors
+from rankwise.numerics.orth import augment
+from rankwise.numerics.tangent import Tangent
+
+
+class Frame(NamedTuple):
+    """Augmented bases `U_hat = [U, U~]` (m, r_u) and `V_hat = [V, V~]` (n, r_v); r_u, r_v <= 2r."""
+
+    U_hat: Tensor
+    V_hat: Tensor
+
+
+class Spectrum(NamedTuple):
+    """A core `P diag(sigma) Qh` in a frame, its singular values descending."""
+
+    frame: Frame
+    P: Tensor
+    sigma: Tensor
+    Qh: Tensor
+
+
+def frame_of(f: Factors, xi: Tangent) -> Frame:
+    """The augmented bases that hold `f` and the tangent vector `xi` (any `K`, `L`) exactly."""
+    return Frame(augment(f.U, xi.K), augment(f.V, xi.L))
+
+
+def core_of(frame: Frame, r: int, xi: Tangent) -> Tensor:
+    """`U_hat^T xi V_hat = [[C, L^T V~], [U~^T K, 0]]`, (r_u, r_v)."""
+    U_new, V_new = frame.U_hat[:, r:], frame.V_hat[:, r:]
+    corner = xi.C.new_zeros(U_new.shape[1], V_new.shape[1])
+    top = torch.cat([xi.C, xi.L.mT @ V_new], dim=1)
+    return torch.cat([top, torch.cat([U_new.mT @ xi.K, corner], dim=1)], dim=0)
+
+
+def embed(S: Tensor, core: Tensor) -> Tensor:
+    """`[[S, 0], [0, 0]]` in the shape of `core`."""
+    return torch.nn.functional.pad(S, (0, core.shape[1] - S.shape[1], 0, core.shape[0] - S.shape[0]))
+
+
+def decompose(frame: Frame, core: Tensor) -> Spectrum:
+    """SVD of the core. If LAPACK does not converge in float32, float64 is tried."""
+    try:
+        P, sigma, Qh = torch.linalg.svd(core, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        P, sigma, Qh = (t.to(core.dtype) for t in torch.linalg.svd(core.double(), full_matrices=False))
+    return Spectrum(frame, P, sigma, Qh)
+
+
+def cut(s: Spectrum, rank: int) -> Factors:
+    """The best approximation of that rank; the error is `||sigma[rank:]||`, the new `S` is diagonal."""
+    return Factors(
+        s.frame.U_hat @ s.P[:, :rank], torch.diag(s.sigma[:rank]), s.frame.V_hat @ s.Qh[:rank].mT
+    )
+
+
+def truncate(f: Factors, rank: int) -> Factors:
+    """Best approximation of `f` of rank at most `rank`."""
+    return cut(decompose(Frame(f.U, f.V), f.S), rank)

@@ -1,0 +1,73 @@
+"""Adam for a tangent gradient: factored second moments that no change of basis touches."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankwise.numerics.factors import Factors
+from rankwise.numerics.tangent import Tangent, squared_norm
+from rankwise.optim.update_rule import State, UpdateRule, accumulate, check_unit_interval
+
+
+@dataclass(frozen=True)
+class Adam(UpdateRule):
+    """`D = R M C` with diagonal `R` (m) and `C` (n), projected back to the tangent space.
+
+    `M` is the transported first moment. `R` and `C` come from the mean squares of the rows of `dK`
+    and of `dL`, i.e. of the rows and columns of `P(W) G`: a rotation of `V` mixes the entries of a
+    row of `dK` and leaves the row's length, so these moments need no transport and never go stale.
+    As in Adafactor (Shazeer and Stern, 2018) the second moment of entry (i, j) is the product
+    `v_i c_j` up to a constant. The constant is set by `E ||P(W) G||^2`, so that a step has the
+    size of Adam's on a factor pair: `||D|| = sqrt((m + n) r)` for gradients without noise.
+
+    Args:
+        betas: decay of the first and second moments, in [0, 1).
+        power: `R = v^-power`, `C = c^-power`; 1/2 is Adam's, 0 leaves the gradient's own shape.
+        eps: smallest second moment of a row, relative to the mean over rows.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    power: float = 0.5
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for beta in self.betas:
+            check_unit_interval("Adam", "betas", beta)
+        if not 0.0 <= self.power <= 1.0:
+            raise ValueError(f"`Adam(power=...)` must be in [0, 1], got {self.power}")
+
+    def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+        beta1, beta2 = self.betas
+        state["step"] = step = state.get("step", 0) + 1
+        M = accumulate(state, gradient, keep=beta1, add=1 - beta1)
+        row = _average(state, "row", gradient.K.square().mean(1), beta2)
+        column = _average(state, "column", gradient.L.square().mean(1), beta2)
+        energy = _average(state, "energy", squared_norm(gradient), beta2)
+        D = scale_sides(f, M, self._weights(row), self._weights(column))
+        m, n = f.shape
+        tiny = torch.finfo(energy.dtype).tiny
+        size = ((m + n) * f.rank * (1 - beta2**step) / energy.clamp_min(tiny)).sqrt()
+        return Tangent(*(t * (size / (1 - beta1**step)) for t in D))
+
+    def _weights(self, moment: Tensor) -> Tensor:
+        mean = moment.mean().clamp_min(torch.finfo(moment.dtype).tiny)
+        return (moment / mean + self.eps).pow(-self.power)
+
+
+def scale_sides(f: Factors, xi: Tangent, row: Tensor, column: Tensor) -> Tangent:
+    """`P(W) diag(row) xi diag(column)` for `row` (m,) and `column` (n,), nothing dense.
+
+    With `xi = K V^T + U R^T` the product has rank 2r: `[row K, row U] [column V, column R]^T`.
+    """
+    R = xi.L - f.V @ xi.C.mT
+    left = torch.cat([xi.K, f.U], dim=1) * row[:, None]
+    right = torch.cat([f.V, R], dim=1) * column[:, None]
+    K = left @ (right.mT @ f.V)
+    return Tangent(K, right @ (left.mT @ f.U), f.U.mT @ K)
+
+
+def _average(state: State, name: str, value: Tensor, beta: float) -> Tensor:
+    if name not in state:
+        state[name] = torch.zeros_like(value)
+    return state[name].lerp_(value, 1 - beta)

@@ -1,0 +1,35 @@
+"""AdamW for the parameters that are not factors, on torch's own kernel."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+
+def adamw_(parameters: list[Tensor], state: dict[Tensor, dict[str, Any]], group: dict[str, Any]) -> None:
+    """One AdamW step for those of `parameters` that have a gradient; moments are kept in `state`."""
+    parameters = [p for p in parameters if p.grad is not None]
+    for p in parameters:
+        if not state[p]:
+            state[p].update(
+                step=torch.tensor(0.0),
+                exp_avg=torch.zeros_like(p),
+                exp_avg_sq=torch.zeros_like(p),
+            )
+    if parameters:
+        adamw(
+            parameters,
+            [p.grad for p in parameters],
+            [state[p]["exp_avg"] for p in parameters],
+            [state[p]["exp_avg_sq"] for p in parameters],
+            [],
+            [state[p]["step"] for p in parameters],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )

@@ -1,0 +1,91 @@
+"""Which layers an optimizer trains, and which parameters belong to no layer."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from rankwise.nn.linear import LowRankLinear
+
+
+class NamedLayer(NamedTuple):
+    """A factored layer and its name in the model."""
+
+    name: str
+    layer: LowRankLinear
+
+
+def trainable_layers(model: nn.Module) -> list[NamedLayer]:
+    """The factored layers of `model` whose factors train, in the order of `named_modules`.
+
+    Raises ValueError for a layer of which only a part trains.
+    """
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, LowRankLinear):
+            train = [name for name in "USV" if getattr(module, name).requires_grad]
+            if train and len(train) < 3:
+                raise ValueError(
+                    f"of the factors of layer {name!r} only {', '.join(train)} require gradients. "
+                    "Freeze all three of U, S, V or none."
+                )
+            if train:
+                found.append(NamedLayer(name, module))
+    return found
+
+
+def param_groups(
+    model: nn.Module, layers: list[NamedLayer], groups: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Torch's parameter groups: those asked for, then one with all that is left.
+
+    A group's `params` may hold parameters, modules, or names of either. Raises ValueError where a
+    parameter is in two groups, a layer's factors are torn apart, or a name is unknown.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    taken: dict[int, int] = {}
+    result = []
+    for index, group in enumerate(groups):
+        if "params" not in group:
+            raise ValueError(f"group {index} has no `params`, its keys are {sorted(group)}")
+        members = []
+        for p in _members(model, group["params"]):
+            if id(p) not in names:
+                raise ValueError(f"group {index} holds a parameter that is not in the model")
+            if taken.get(id(p), index) != index:
+                raise ValueError(
+                    f"parameter {names[id(p)]!r} is in group {taken[id(p)]} and in group {index}"
+                )
+            if id(p) not in taken and p.requires_grad:
+                taken[id(p)] = index
+                members.append(p)
+        result.append({**group, "params": members})
+    for name, layer in layers:
+        owners = {taken.get(id(p)) for p in (layer.U, layer.S, layer.V)}
+        if len(owners) > 1:
+            raise ValueError(f"the factors U, S, V of layer {name!r} must be in the same group")
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    if rest or not result:
+        result.append({"params": rest})
+    return [group for group in result if group["params"]] or result
+
+
+def _members(model: nn.Module, params: Any) -> list[Tensor]:
+    if isinstance(params, (str, Tensor, nn.Module)):
+        params = [params]
+    members: list[Tensor] = []
+    for item in params:
+        if isinstance(item, str):
+            item = _by_name(model, item)
+        members.extend(item.parameters() if isinstance(item, nn.Module) else [item])
+    return members
+
+
+def _by_name(model: nn.Module, name: str) -> Any:
+    parameters = dict(model.named_parameters())
+    if name in parameters:
+        return parameters[name]
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise ValueError(f"the model has no module or parameter named {name!r}") from None

@@ -1,0 +1,58 @@
+"""Who trains a factor: one optimizer, and nothing else behind its back."""
+
+import weakref
+from typing import Any
+
+from rankwise.nn.linear import LowRankLinear
+from rankwise.numerics.factors import orthonormality_defect
+from rankwise.optim.layers import NamedLayer
+
+_owners: "weakref.WeakKeyDictionary[LowRankLinear, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
+
+MAX_DEFECT = 1e-3
+
+
+def claim(optimizer: Any, layers: list[NamedLayer]) -> None:
+    """Make `optimizer` the owner of `layers`; an earlier owner will refuse its next step."""
+    for name, layer in layers:
+        check_orthonormal(name, layer)
+        _owners[layer] = weakref.ref(optimizer)
+
+
+def check_untouched(optimizer: Any, layers: list[NamedLayer], versions: dict[str, int]) -> None:
+    """ValueError if a layer has a newer owner, or its bases were changed and are no longer bases.
+
+    Every in-place write raises a tensor's version, so an untouched layer costs one comparison.
+    """
+    for name, layer in layers:
+        owner = _owners.get(layer)
+        if owner is not None and owner() is not optimizer:
+            raise ValueError(
+                f"layer {name!r} belongs to an optimizer that was made later; two optimizers must "
+                "not train the same factors. Use the newer one, or make one for both."
+            )
+        if versions.get(name) not in (None, _version(layer)):
+            check_orthonormal(name, layer)
+
+
+def record(layers: list[NamedLayer], versions: dict[str, int]) -> None:
+    """Remember the versions of the factors after a step."""
+    for name, layer in layers:
+        versions[name] = _version(layer)
+
+
+def check_orthonormal(name: str, layer: LowRankLinear) -> None:
+    """ValueError unless `U` and `V` have orthonormal columns."""
+    f = layer.factors()
+    for letter, Q in (("U", f.U), ("V", f.V)):
+        defect = float(orthonormality_defect(Q))
+        if not defect <= MAX_DEFECT:
+            raise ValueError(
+                f"the columns of {letter} of layer {name!r} are not orthonormal (defect {defect:.1e}). "
+                "Were the factors changed by another optimizer, averaged, or decayed? Only "
+                "rankwise.Optimizer may train them."
+            )
+
+
+def _version(layer: LowRankLinear) -> int:
+    return layer.U._version + layer.S._version + layer.V._version

@@ -1,0 +1,161 @@
+"""Rank rules: how many directions each layer keeps after a step.
+
+New directions need time to grow before they are judged. So a rule works in cycles of `every`
+steps: in a cycle's first step each layer keeps up to `grow` new directions, in its last step the
+rule decides which of all its directions stay. No rule needs the total number of steps: once the
+learning rate has decayed below `rest` times its peak, ranks no longer grow.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rankwise.numerics.truncate import rank_for_tolerance, ranks_for_budget
+
+
+class Clock(NamedTuple):
+    """Where training stands: steps taken including this one, and the rate relative to its peak."""
+
+    step: int
+    decay: float
+
+
+class Candidates(NamedTuple):
+    """Directions that one layer may keep."""
+
+    sigma: Tensor
+    """Singular values after the step, descending, before anything is cut."""
+    rank: int
+    """Rank before the step."""
+    shape: tuple[int, int]
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one direction: a column of `U`, one of `V`, a singular value."""
+        return sum(self.shape) + 1
+
+
+class RankRule(ABC):
+    """Decides the ranks of all layers after a step; has no state of its own."""
+
+    @abstractmethod
+    def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
+        """The ranks to keep, at most `len(sigma)` each."""
+
+
+@dataclass(frozen=True)
+class FixedRank(RankRule):
+    """Every layer keeps its rank."""
+
+    def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
+        return [layer.rank for layer in layers]
+
+
+@dataclass(frozen=True)
+class CycledRank(RankRule):
+    """Grow, train, judge; see the head of this file.
+
+    Args:
+        every: length of a cycle in steps.
+        grow: directions that a layer may gain in a cycle.
+        min_rank, max_rank: bounds for every layer.
+        rest: ranks no longer grow once the learning rate is below this fraction of its peak.
+    """
+
+    every: int = 25
+    grow: int = 4
+    min_rank: int = 1
+    max_rank: int | None = None
+    rest: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.every < 2:
+            raise ValueError(f"`{name}(every=...)` must be at least 2 steps, got {self.every}")
+        if self.grow < 0:
+            raise ValueError(f"`{name}(grow=...)` must not be negative, got {self.grow}")
+        if self.min_rank < 1:
+            raise ValueError(f"`{name}(min_rank=...)` must be at least 1, got {self.min_rank}")
+        if self.max_rank is not None and self.max_rank < self.min_rank:
+            raise ValueError(
+                f"`{name}(max_rank=...)` must be at least min_rank = {self.min_rank}, "
+                f"got {self.max_rank}"
+            )
+        if not 0.0 <= self.rest <= 1.0:
+            raise ValueError(f"`{name}(rest=...)` must be in [0, 1], got {self.rest}")
+
+    def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
+        if clock.step % self.every == 0:
+            return self.judge([self._limited(layer) for layer in layers])
+        if clock.step % self.every == 1 and clock.decay >= self.rest:
+            return [min(layer.rank + self.grow, self._cap(layer)) for layer in layers]
+        return [layer.rank for layer in layers]
+
+    @abstractmethod
+    def judge(self, layers: Sequence[Candidates]) -> list[int]:
+        """The ranks at the end of a cycle."""
+
+    def _cap(self, layer: Candidates) -> int:
+        cap = min(layer.sigma.shape[0], *layer.shape)
+        return cap if self.max_rank is None else min(cap, self.max_rank)
+
+    def _limited(self, layer: Candidates) -> Candidates:
+        # Directions that came with this very step have not been trained and are not judged.
+        return layer._replace(sigma=layer.sigma[: min(layer.rank, self._cap(layer))])
+
+
+@dataclass(frozen=True)
+class Tolerance(CycledRank):
+    """Each layer keeps the smallest rank within `rtol` of its own Frobenius norm.
+
+    Args:
+        rtol: relative tail that may be cut at the end of a cycle, in [0, 1).
+    """
+
+    rtol: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.rtol < 1.0:
+            raise ValueError(f"`Tolerance(rtol=...)` must be in [0, 1), got {self.rtol}")
+
+    def judge(self, layers: Sequence[Candidates]) -> list[int]:
+        spectra = fetch_spectra(layers)
+        return [rank_for_tolerance(s, rtol=self.rtol, min_rank=self.min_rank) for s in spectra]
+
+
+@dataclass(frozen=True)
+class Budget(CycledRank):
+    """The largest singular values of all layers together, within a number of parameters.
+
+    Args:
+        parameters: of all factored layers together after a cycle; every layer keeps `min_rank`
+            directions even where this is too little for that.
+    """
+
+    parameters: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.parameters < 1:
+            raise ValueError(
+                f"`Budget(parameters=...)` must be a positive number of parameters for all layers "
+                f"together, got {self.parameters}"
+            )
+
+    def judge(self, layers: Sequence[Candidates]) -> list[int]:
+        spectra = [s.tolist() for s in fetch_spectra(layers)]
+        costs = [layer.cost for layer in layers]
+        return ranks_for_budget(spectra, costs, budget=self.parameters, min_rank=self.min_rank)
+
+
+def fetch_spectra(layers: Sequence[Candidates]) -> list[Tensor]:
+    """The spectra of all layers on the CPU, by one copy from the device."""
+    if not layers:
+        return []
+    together = torch.cat([layer.sigma for layer in layers]).cpu()
+    return list(together.split([layer.sigma.shape[0] for layer in layers]))

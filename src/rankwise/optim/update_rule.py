@@ -1,0 +1,75 @@
+"""Update rules: from the tangent gradient of one layer to the direction of its step."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rankwise.numerics.factors import Factors
+from rankwise.numerics.tangent import Tangent
+from rankwise.numerics.transport import transport
+
+State = dict[str, Any]
+"""What a rule remembers of one layer: tensors and numbers, saved with the optimizer."""
+
+
+class UpdateRule(ABC):
+    """Turns gradients into directions; `W - lr * direction` is then retracted to low rank.
+
+    A rule is immutable and shared by all layers; what it remembers of a layer is in `state`,
+    an empty dict at first.
+    """
+
+    @abstractmethod
+    def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+        """The direction at `f`; may update `state`. `K`, `L`, `C` need not be consistent."""
+
+    def core(self, core: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Last change to the direction, as a matrix in the augmented bases, (<= 2r, <= 2r)."""
+        return core
+
+    def transport(self, old: Factors, new: Factors, state: State) -> None:
+        """Move what `state` holds of the tangent space at `old` to the one at `new`."""
+        if "momentum" in state:
+            state["momentum"] = tuple(transport(old, new, Tangent(*state["momentum"])))
+
+
+@dataclass(frozen=True)
+class SGD(UpdateRule):
+    """The tangent gradient itself: Riemannian gradient descent, GeoLoRA's step without Adam."""
+
+    def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+        return gradient
+
+
+@dataclass(frozen=True)
+class HeavyBall(UpdateRule):
+    """`M <- momentum * M + P(W) G`, with `M` transported from tangent space to tangent space.
+
+    The low-rank heavy ball of Schotthoefer, Klein and Kusch (arXiv 2506.17475) with the whole
+    tangent vector kept. `momentum` in [0, 1).
+    """
+
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_unit_interval("HeavyBall", "momentum", self.momentum)
+
+    def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+        return accumulate(state, gradient, keep=self.momentum, add=1.0)
+
+
+def accumulate(state: State, gradient: Tangent, *, keep: float, add: float) -> Tangent:
+    """`M <- keep * M + add * gradient` in `state["momentum"]`; both are tangent at the same point."""
+    if "momentum" not in state:
+        state["momentum"] = tuple(torch.zeros_like(t) for t in gradient)
+    for moment, g in zip(state["momentum"], gradient):
+        moment.mul_(keep).add_(g, alpha=add)
+    return Tangent(*state["momentum"])
+
+
+def check_unit_interval(rule: str, name: str, value: float) -> None:
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"`{rule}({name}=...)` must be in [0, 1), got {value}")
