@@ -19,7 +19,9 @@ RULES = [SGD(), HeavyBall(), Adam(), Spectral()]
 RANK_RULES = [FixedRank(), Tolerance(every=4, grow=2), Budget(parameters=60, every=4, grow=2)]
 
 
-def adapter(m: int = 8, n: int = 6, rank: int = 2, dtype: torch.dtype = torch.float64) -> LowRankLinear:
+def adapter(
+    m: int = 8, n: int = 6, rank: int = 2, dtype: torch.dtype = torch.float64
+) -> LowRankLinear:
     base = nn.Linear(n, m, dtype=dtype)
     draw = torch.Generator().manual_seed(1)
     return LowRankLinear(zero_core(m, n, rank, like=base.weight, generator=draw), base=base)

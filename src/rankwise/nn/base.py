@@ -3,14 +3,14 @@
 from torch import Tensor, nn
 
 
-def _is_transposed(module: nn.Module) -> bool:
+def is_transposed(module: nn.Module) -> bool:
     """Hugging Face's `Conv1D` (GPT-2): weight stored as (in, out)."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "nx")
 
 
 def is_linear(module: nn.Module) -> bool:
     """A module with a linear forward whose shape is known: `nn.Linear` and kin, `Conv1D`."""
-    return _is_transposed(module) or (
+    return is_transposed(module) or (
         isinstance(getattr(module, "in_features", None), int)
         and isinstance(getattr(module, "out_features", None), int)
         and hasattr(module, "weight")
@@ -19,7 +19,7 @@ def is_linear(module: nn.Module) -> bool:
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """`(out_features, in_features)` of a linear module."""
-    if _is_transposed(module):
+    if is_transposed(module):
         return int(module.nf), int(module.nx)
     if not is_linear(module):
         raise TypeError(f"{type(module).__name__} is not a linear map that rankwise knows")
@@ -34,7 +34,7 @@ def frozen_weight(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """
     if type(module) is nn.Linear:
         weight = module.weight
-    elif _is_transposed(module):
+    elif is_transposed(module):
         weight = module.weight.mT
     else:
         return None

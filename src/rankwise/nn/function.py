@@ -21,7 +21,13 @@ class LowRankProduct(Function):
 
     @staticmethod
     def forward(
-        x: Tensor, U: Tensor, S: Tensor, V: Tensor, W0: Tensor | None, b: Tensor | None, scale: float
+        x: Tensor,
+        U: Tensor,
+        S: Tensor,
+        V: Tensor,
+        W0: Tensor | None,
+        b: Tensor | None,
+        scale: float,
     ) -> tuple[Tensor, Tensor]:
         a = x @ V
         low_rank = (a @ S.mT) @ U.mT
@@ -72,13 +78,20 @@ def low_rank_product(
 ) -> Tensor:
     """`x @ (W0 + scale * U S V^T).T + b`; differentiable in `x`, the factors (as above) and `b`.
 
-    Under autocast everything is cast to the autocast type, as for `torch.nn.functional.linear`;
-    the gradients come back in the type of what they belong to.
+    Everything is computed in the autocast type, or else in that of `x` (so float32 factors serve a
+    bfloat16 base); the gradients come back in the type of what they belong to.
     """
     device = x.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, U, S, V, W0, b = (t if t is None else t.to(dtype) for t in (x, U, S, V, W0, b))
-        with torch.autocast(device, enabled=False):
-            return LowRankProduct.apply(x, U, S, V, W0, b, scale)[0]
-    return LowRankProduct.apply(x, U, S, V, W0, b, scale)[0]
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+    U, S, V = U.to(dtype), S.to(dtype), V.to(dtype)
+    if not autocast:
+        return _apply(x, U, S, V, W0, b, scale)
+    W0, b = (t if t is None else t.to(dtype) for t in (W0, b))
+    with torch.autocast(device, enabled=False):
+        return _apply(x.to(dtype), U, S, V, W0, b, scale)
+
+
+def _apply(*inputs: Tensor | float | None) -> Tensor:
+    y: Tensor = LowRankProduct.apply(*inputs)[0]  # type: ignore[no-untyped-call]
+    return y

@@ -51,6 +51,17 @@ class LowRankLinear(nn.Module):
         self.register_load_state_dict_pre_hook(_resize_to_checkpoint)
 
     @property
+    def weight(self) -> Tensor:
+        """The frozen weight of the base, for code that asks a layer for its dtype or device.
+
+        Raises AttributeError without a base: there is no weight then but `factors().dense()`.
+        """
+        if self.base is None:
+            raise AttributeError("a LowRankLinear without a base has no `weight`, only `factors()`")
+        weight: Tensor = self.base.weight
+        return weight
+
+    @property
     def rank(self) -> int:
         return self.S.shape[0]
 

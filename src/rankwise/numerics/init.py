@@ -7,7 +7,9 @@ from rankwise.numerics.factors import Factors
 from rankwise.numerics.orth import orthonormalise
 
 
-def _orthonormal(rows: int, rank: int, *, generator: torch.Generator | None, like: Tensor) -> Tensor:
+def _orthonormal(
+    rows: int, rank: int, *, generator: torch.Generator | None, like: Tensor
+) -> Tensor:
     X = torch.randn(rows, rank, generator=generator, dtype=like.dtype, device="cpu")
     return orthonormalise(X).to(like.device)
 
@@ -31,7 +33,13 @@ def zero_core(
 
 
 def variance_preserving(
-    m: int, n: int, rank: int, *, gain: float = 1.0, generator: torch.Generator | None = None, like: Tensor
+    m: int,
+    n: int,
+    rank: int,
+    *,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    like: Tensor,
 ) -> Factors:
     """Random factors whose product has the variance of a dense start, for training from scratch.
 

@@ -41,7 +41,9 @@ def core_of(frame: Frame, r: int, xi: Tangent) -> Tensor:
 
 def embed(S: Tensor, core: Tensor) -> Tensor:
     """`[[S, 0], [0, 0]]` in the shape of `core`."""
-    return torch.nn.functional.pad(S, (0, core.shape[1] - S.shape[1], 0, core.shape[0] - S.shape[0]))
+    return torch.nn.functional.pad(
+        S, (0, core.shape[1] - S.shape[1], 0, core.shape[0] - S.shape[0])
+    )
 
 
 def decompose(frame: Frame, core: Tensor) -> Spectrum:
@@ -49,7 +51,9 @@ def decompose(frame: Frame, core: Tensor) -> Spectrum:
     try:
         P, sigma, Qh = torch.linalg.svd(core, full_matrices=False)
     except torch.linalg.LinAlgError:
-        P, sigma, Qh = (t.to(core.dtype) for t in torch.linalg.svd(core.double(), full_matrices=False))
+        P, sigma, Qh = (
+            t.to(core.dtype) for t in torch.linalg.svd(core.double(), full_matrices=False)
+        )
     return Spectrum(frame, P, sigma, Qh)
 
 

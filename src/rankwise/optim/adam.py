@@ -6,49 +6,66 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.spectrum import spectral_power
 from rankwise.numerics.tangent import Tangent, squared_norm
-from rankwise.optim.update_rule import State, UpdateRule, accumulate, check_unit_interval
+from rankwise.optim.update_rule import (
+    State,
+    UpdateRule,
+    accumulate,
+    check_unit_interval,
+    look_ahead,
+)
 
 
 @dataclass(frozen=True)
 class Adam(UpdateRule):
-    """`D = R M C` with diagonal `R` (m) and `C` (n), projected back to the tangent space.
+    """`D = R M C` with diagonal `R` (m) and `C` (n), projected to the tangent space, then flattened.
 
-    `M` is the transported first moment. `R` and `C` come from the mean squares of the rows of `dK`
-    and of `dL`, i.e. of the rows and columns of `P(W) G`: a rotation of `V` mixes the entries of a
-    row of `dK` and leaves the row's length, so these moments need no transport and never go stale.
-    As in Adafactor (Shazeer and Stern, 2018) the second moment of entry (i, j) is the product
-    `v_i c_j` up to a constant. The constant is set by `E ||P(W) G||^2`, so that a step has the
-    size of Adam's on a factor pair: `||D|| = sqrt((m + n) r)` for gradients without noise.
+    `M` is the transported first moment, one step ahead (Nesterov, as in NAdam). `R` and `C` come
+    from the mean squares of the rows of `dK` and of `dL`, i.e. of the rows and columns of `P(W) G`:
+    a rotation of `V` mixes the entries of a row of `dK` and leaves the row's length, so these
+    moments need no transport and never go stale. As in Adafactor (Shazeer and Stern, 2018) the
+    second moment of entry (i, j) is the product `v_i c_j` up to a constant.
+
+    The spectrum of `D` decides whether rank pays: a gradient's own is so steep that only its first
+    directions move, a flat one (Muon) trains noise. Its square root is between the two.
+
+    The size of a step does not depend on the rank: `||D|| = 2 sqrt(m + n)` for gradients without
+    noise, the size of Adam's step on a factor pair of rank 4.
 
     Args:
         betas: decay of the first and second moments, in [0, 1).
-        power: `R = v^-power`, `C = c^-power`; 1/2 is Adam's, 0 leaves the gradient's own shape.
+        power: `R = v^-power`, `C = c^-power`; 1/2 is Adam's, 0 leaves rows and columns alone.
+        spectrum: power of the singular values of the direction; 1 leaves them alone.
         eps: smallest second moment of a row, relative to the mean over rows.
     """
 
     betas: tuple[float, float] = (0.9, 0.99)
     power: float = 0.5
+    spectrum: float = 0.5
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
         for beta in self.betas:
             check_unit_interval("Adam", "betas", beta)
-        if not 0.0 <= self.power <= 1.0:
-            raise ValueError(f"`Adam(power=...)` must be in [0, 1], got {self.power}")
+        for name in ("power", "spectrum"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"`Adam({name}=...)` must be in [0, 1], got {getattr(self, name)}")
 
     def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
         beta1, beta2 = self.betas
         state["step"] = step = state.get("step", 0) + 1
         M = accumulate(state, gradient, keep=beta1, add=1 - beta1)
+        ahead = look_ahead(M, gradient, keep=beta1, step=step)
         row = _average(state, "row", gradient.K.square().mean(1), beta2)
         column = _average(state, "column", gradient.L.square().mean(1), beta2)
-        energy = _average(state, "energy", squared_norm(gradient), beta2)
-        D = scale_sides(f, M, self._weights(row), self._weights(column))
-        m, n = f.shape
-        tiny = torch.finfo(energy.dtype).tiny
-        size = ((m + n) * f.rank * (1 - beta2**step) / energy.clamp_min(tiny)).sqrt()
-        return Tangent(*(t * (size / (1 - beta1**step)) for t in D))
+        energy = _average(state, "energy", squared_norm(gradient), beta2) / (1 - beta2**step)
+        D = scale_sides(f, ahead, self._weights(row), self._weights(column))
+        size = 2 * sum(f.shape) ** 0.5 / energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()
+        return Tangent(*(t * size for t in D))
+
+    def core(self, core: Tensor) -> Tensor:
+        return core if self.spectrum == 1.0 else spectral_power(core, self.spectrum)
 
     def _weights(self, moment: Tensor) -> Tensor:
         mean = moment.mean().clamp_min(torch.finfo(moment.dtype).tiny)

@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 
-def adamw_(parameters: list[Tensor], state: dict[Tensor, dict[str, Any]], group: dict[str, Any]) -> None:
+def adamw_(
+    parameters: list[Tensor], state: dict[Tensor, dict[str, Any]], group: dict[str, Any]
+) -> None:
     """One AdamW step for those of `parameters` that have a gradient; moments are kept in `state`."""
     parameters = [p for p in parameters if p.grad is not None]
     for p in parameters:

@@ -88,7 +88,9 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
         if not gradients:
             return loss
         if not _all_finite(gradients):
@@ -108,7 +110,9 @@ class Optimizer(torch.optim.Optimizer):
     def _step_factors(self) -> None:
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
         active = [
-            (layer, group_of[id(layer.U)]) for name, layer in self.layers if has_gradient(name, layer)
+            (layer, group_of[id(layer.U)])
+            for name, layer in self.layers
+            if has_gradient(name, layer)
         ]
         spectra = [self._advance(layer, group) for layer, group in active]
         candidates = [
@@ -126,7 +130,7 @@ class Optimizer(torch.optim.Optimizer):
         f, state = layer.factors(), self.state[layer.U]
         D = self.rule.direction(f, tangent_gradient(layer), state)
         frame = frame_of(f, D)
-        core = self.rule.core(core_of(frame, f.rank, D), f.shape)
+        core = self.rule.core(core_of(frame, f.rank, D))
         h = step_length(layer, core, state, group)
         kept = f.S * (1.0 - group["lr"] * group["weight_decay"])
         return decompose(frame, embed(kept, core) - h * core)
@@ -165,7 +169,9 @@ class Optimizer(torch.optim.Optimizer):
         """Continue from `state_dict`; load the model first, for its ranks must be those saved."""
         own = state_dict.get("rankwise")
         if own is None:
-            raise ValueError("`state_dict` is not from a rankwise.Optimizer: it has no 'rankwise' entry")
+            raise ValueError(
+                "`state_dict` is not from a rankwise.Optimizer: it has no 'rankwise' entry"
+            )
         if own["rule"] != type(self.rule).__name__:
             raise ValueError(
                 f"`state_dict` is from an optimizer with rule {own['rule']}, "
@@ -212,13 +218,19 @@ def _decay(groups: Iterable[dict[str, Any]]) -> float:
 
 def _check_kind(name: str, value: Any, kind: type) -> None:
     if value is not None and not isinstance(value, kind):
-        hint = f"an instance, `{value.__name__}()`" if isinstance(value, type) else f"a {kind.__name__}"
+        hint = (
+            f"an instance, `{value.__name__}()`"
+            if isinstance(value, type)
+            else f"a {kind.__name__}"
+        )
         raise TypeError(f"`Optimizer({name}=...)` must be {hint}, got {value!r}")
 
 
 def _check_options(group: dict[str, Any]) -> None:
     for name, least in (("lr", 0.0), ("weight_decay", 0.0)):
         if not group[name] >= least:
-            raise ValueError(f"`Optimizer({name}=...)` must be at least {least:g}, got {group[name]}")
+            raise ValueError(
+                f"`Optimizer({name}=...)` must be at least {least:g}, got {group[name]}"
+            )
     if not group["max_step"] > 0:
         raise ValueError(f"`Optimizer(max_step=...)` must be positive, got {group['max_step']}")

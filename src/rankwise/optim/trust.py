@@ -19,7 +19,9 @@ from rankwise.nn.linear import LowRankLinear
 from rankwise.optim.update_rule import State
 
 
-def step_length(layer: LowRankLinear, core: Tensor, state: State, group: dict[str, Any]) -> Tensor | float:
+def step_length(
+    layer: LowRankLinear, core: Tensor, state: State, group: dict[str, Any]
+) -> Tensor | float:
     """The factor `h <= lr` of a direction with this core; no host synchronisation."""
     lr, peak, max_step = group["lr"], group["peak_lr"], group["max_step"]
     if peak <= 0 or max_step == float("inf"):

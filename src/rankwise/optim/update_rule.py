@@ -26,7 +26,7 @@ class UpdateRule(ABC):
     def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
         """The direction at `f`; may update `state`. `K`, `L`, `C` need not be consistent."""
 
-    def core(self, core: Tensor, shape: tuple[int, int]) -> Tensor:
+    def core(self, core: Tensor) -> Tensor:
         """Last change to the direction, as a matrix in the augmented bases, (<= 2r, <= 2r)."""
         return core
 
@@ -62,12 +62,18 @@ class HeavyBall(UpdateRule):
 
 
 def accumulate(state: State, gradient: Tangent, *, keep: float, add: float) -> Tangent:
-    """`M <- keep * M + add * gradient` in `state["momentum"]`; both are tangent at the same point."""
+    """`M <- keep * M + add * gradient` in `state["momentum"]`, both tangent at the same point."""
     if "momentum" not in state:
         state["momentum"] = tuple(torch.zeros_like(t) for t in gradient)
-    for moment, g in zip(state["momentum"], gradient):
+    for moment, g in zip(state["momentum"], gradient, strict=True):
         moment.mul_(keep).add_(g, alpha=add)
     return Tangent(*state["momentum"])
+
+
+def look_ahead(M: Tangent, gradient: Tangent, *, keep: float, step: int) -> Tangent:
+    """`keep * M / (1 - keep^step) + (1 - keep) * gradient`: the bias-corrected mean, a step ahead."""
+    weight = keep / (1 - keep**step)
+    return Tangent(*(m * weight + g * (1 - keep) for m, g in zip(M, gradient, strict=True)))
 
 
 def check_unit_interval(rule: str, name: str, value: float) -> None:

@@ -1,0 +1,1 @@
+"""Files: adapters, training states and plain LoRA, all safetensors, nothing pickled."""

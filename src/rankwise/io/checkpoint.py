@@ -1,0 +1,119 @@
+"""The adapter file: what `adapt_` and training have added to a model."""
+
+from pathlib import Path
+
+from torch import nn
+
+from rankwise.io.document import read_document, write_document
+from rankwise.io.state import (
+    Stored,
+    StoredLayer,
+    check_dense_fits,
+    check_fits,
+    put_,
+    stored,
+    trained_tensors,
+)
+from rankwise.nn.base import is_linear, linear_shape
+from rankwise.numerics.factors import Factors
+from rankwise.surgery.adapt import adapter_for, factor_like
+from rankwise.surgery.layers import (
+    Layer,
+    factored_layers,
+    obstacle,
+    parametric_layers,
+    replace_,
+)
+
+FILE_NAME = "adapter.safetensors"
+FORMAT = "rankwise-adapter"
+VERSION = 1
+
+
+def save(model: nn.Module, folder: str | Path) -> Path:
+    """Write `adapter.safetensors`: factors as `<layer>.U/.S/.V`, and what else trains in `model`.
+
+    Dense parameters that train and the running statistics of batch norms are in it under their
+    own names; frozen weights are not. The file appears atomically.
+
+    Args:
+        model: with low-rank layers; merged or not, the factors are saved.
+        folder: made if need be; a path that ends in `.safetensors` is the file itself.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: without low-rank layers, and for values that `load` would refuse. An earlier
+            file stays as it is.
+    """
+    path = _file(folder)
+    tensors, content = trained_tensors(model)
+    stored(path, tensors, content)
+    write_document(path, tensors, content, format=FORMAT, version=VERSION)
+    return path
+
+
+def load(model: nn.Module, folder: str | Path) -> None:
+    """Put an adapter file into `model`; ranks follow the file.
+
+    A plain model is adapted as the file says, and frozen but for the factors and the dense
+    parameters in the file. In an adapted model the layers must be the same. Everything is checked
+    first: after an error the model is unchanged.
+
+    Args:
+        model: plain or adapted.
+        folder: a folder with `adapter.safetensors`, or the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming file and entry, if something is missing, unexpected, of the wrong shape,
+            not finite or not orthonormal, or the file is of another format or version.
+    """
+    document = read_document(_file(folder), format=FORMAT, version=VERSION)
+    state = stored(document.path, document.tensors, document.content)
+    if factored_layers(model):
+        check_fits(model, state)
+    else:
+        _adapt_as_stored_(model, state)
+    put_(model, state)
+
+
+def _file(folder: str | Path) -> Path:
+    path = Path(folder)
+    return path if path.suffix == ".safetensors" or path.is_file() else path / FILE_NAME
+
+
+def _adapt_as_stored_(model: nn.Module, state: Stored) -> None:
+    check_dense_fits(model, state)
+    named = {name: layer for layer in parametric_layers(model) for name in layer.names}
+    for name, entry in state.layers.items():
+        _check_adaptable(state.path, name, entry, named.get(name))
+    inside = [n for n in state.dense for layer in state.layers if n.startswith(f"{layer}.")]
+    if inside:
+        raise ValueError(f"{state.path}: parameter {inside[0]!r} belongs to a layer to be adapted")
+    new: dict[str, nn.Module] = {}
+    for name, entry in state.layers.items():
+        layer = named[name]
+        like = factor_like(layer.module)
+        factors = Factors(*(t.to(like.device, like.dtype) for t in entry.factors))
+        new.update(dict.fromkeys(layer.names, adapter_for(layer.module, factors, entry.scale)))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    model.requires_grad_(False)
+    for name in state.dense:
+        parameters[name].requires_grad_(True)
+    replace_(model, new)
+
+
+def _check_adaptable(path: Path, name: str, entry: StoredLayer, layer: Layer | None) -> None:
+    if layer is None or not is_linear(layer.module):
+        raise ValueError(f"{path}: the model has no linear layer {name!r}")
+    reason = obstacle(layer) or ("" if name else "it is the model itself")
+    reason = reason or ("" if entry.has_base else "it was saved without a base")
+    if reason:
+        raise ValueError(f"{path}: layer {name!r} cannot be adapted: {reason}")
+    if entry.factors.shape != linear_shape(layer.module):
+        raise ValueError(
+            f"{path}: layer {name!r} has shape {entry.factors.shape}, the model's has "
+            f"{linear_shape(layer.module)} (out, in)"
+        )

@@ -1,0 +1,169 @@
+"""Export in PEFT's format, such that every program that reads it applies the same matrix.
+
+Programs disagree on the scale: `alpha / r` of the configuration, per layer or globally, or divided
+by the rank of the tensor. With `alpha = r` everywhere, all of these are 1. Layers of different
+ranks are padded with zeros to the largest, so that no per-layer patterns are needed, which some
+programs ignore.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from rankwise.io.atomic import write_tensors, write_text
+from rankwise.io.lora import LoraPair, lora_pairs, padded
+from rankwise.io.state import dense_trained
+from rankwise.surgery.layers import factored_layers
+from rankwise.surgery.plan import check_rank
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+KEY = "base_model.model.{}.lora_{}.weight"
+
+
+@dataclass(frozen=True)
+class LoraExport:
+    """What was written; `print` it."""
+
+    folder: Path
+    compact: bool
+    """Exact ranks with patterns, instead of zero padding."""
+    ranks: dict[str, int]
+    """Exact rank of each exported layer."""
+    errors: dict[str, float]
+    """Relative error of each layer cut to `max_rank`; only these."""
+    zero: tuple[str, ...]
+    """Layers left out because their core is zero."""
+    dense: tuple[str, ...]
+    """Parameters that train but that LoRA cannot hold: not in the export."""
+    padded_parameters: int
+    compact_parameters: int
+
+    @property
+    def rank(self) -> int:
+        """`r` of the configuration."""
+        return max(self.ranks.values())
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """Programs that read this layout rightly."""
+        vllm = f"vLLM (--max-lora-rank {self.rank} or more)"
+        everywhere = ("PEFT", "transformers", vllm)
+        if self.compact and len(set(self.ranks.values())) > 1:
+            return everywhere
+        return (*everywhere, "diffusers", "llama.cpp")
+
+    def __str__(self) -> str:
+        layout = "compact" if self.compact else "padded"
+        ratio = self.padded_parameters / self.compact_parameters
+        lines = [
+            f"{self.folder}: {len(self.ranks)} layers, rank {self.rank}, {layout} layout",
+            f"parameters: {self.padded_parameters:,} padded, {self.compact_parameters:,} compact "
+            f"({ratio:.2f}x)",
+            f"readable by: {', '.join(self.consumers)}",
+        ]
+        if self.errors:
+            name, error = max(self.errors.items(), key=lambda item: item[1])
+            lines.append(
+                f"cut to max_rank: {len(self.errors)} layers, largest relative error {error:.1e} "
+                f"({name})"
+            )
+        if self.zero:
+            lines.append(f"left out, zero: {', '.join(self.zero)}")
+        if self.dense:
+            lines.append(f"trained, but not LoRA and not exported: {', '.join(self.dense)}")
+        return "\n".join(lines)
+
+
+def export_lora(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    compact: bool = False,
+    max_rank: int | None = None,
+    base_model_name: str | None = None,
+    task_type: str | None = None,
+    prefix: str = "",
+) -> LoraExport:
+    """Write `adapter_model.safetensors` and `adapter_config.json`, readable without rankwise.
+
+    Args:
+        model: adapted; unchanged.
+        folder: made if need be.
+        compact: exact ranks with `rank_pattern` instead of zero padding to the largest rank:
+            a smaller file, that fewer programs read (see `LoraExport.consumers`).
+        max_rank: cut every layer to this rank by SVD, >= 1; the errors are in the result.
+        base_model_name: name or path of the base model, for the configuration.
+        task_type: PEFT's, for example "SEQ_CLS" or "CAUSAL_LM".
+        prefix: if `model` wraps the model that will read the file: the name of that part, for
+            example "encoder". Every adapted layer must be inside.
+
+    Raises:
+        ValueError: if nothing can be exported, or a layer lies outside `prefix`.
+    """
+    if max_rank is not None:
+        check_rank(max_rank, "max_rank")
+    pairs = lora_pairs(model, max_rank=max_rank, prefix=prefix.rstrip("."))
+    if not pairs:
+        raise ValueError("every layer has a zero core: there is nothing to export. Train first.")
+    rank = max(pair.rank for pair in pairs)
+    exported = pairs if compact else [padded(pair, rank) for pair in pairs]
+    config = _config(exported, rank, base_model_name, task_type)
+    path = Path(folder)
+    write_tensors(path / WEIGHTS, _tensors(exported), {})
+    write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
+    return LoraExport(
+        folder=path,
+        compact=compact,
+        ranks={pair.name: pair.rank for pair in pairs},
+        errors={pair.name: pair.error for pair in pairs if pair.rank < pair.rank_before},
+        zero=tuple(n for n, layer in factored_layers(model).items() if not bool(layer.S.any())),
+        dense=tuple(dense_trained(model)),
+        padded_parameters=sum(rank * _width(pair) for pair in pairs),
+        compact_parameters=sum(pair.rank * _width(pair) for pair in pairs),
+    )
+
+
+def _width(pair: LoraPair) -> int:
+    return pair.A.shape[1] + pair.B.shape[0]
+
+
+def _tensors(pairs: list[LoraPair]) -> dict[str, Tensor]:
+    sides = {KEY.format(pair.name, "A"): pair.A for pair in pairs}
+    return {**sides, **{KEY.format(pair.name, "B"): pair.B for pair in pairs}}
+
+
+def _config(
+    pairs: list[LoraPair], rank: int, base_model_name: str | None, task_type: str | None
+) -> dict[str, Any]:
+    """The fewest fields that PEFT needs: an older PEFT refuses fields that it does not know."""
+    ranks = {pair.name: pair.rank for pair in pairs}
+    pattern = {} if set(ranks.values()) == {rank} else _most_specific_first(ranks)
+    return {
+        "peft_type": "LORA",
+        "task_type": task_type,
+        "base_model_name_or_path": base_model_name,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        # PEFT sets this right for each layer of a model that mixes both, with a warning.
+        "fan_in_fan_out": all(pair.transposed for pair in pairs),
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "target_modules": list(ranks),
+        "rank_pattern": pattern,
+        "alpha_pattern": pattern,
+    }
+
+
+def _most_specific_first(ranks: dict[str, int]) -> dict[str, int]:
+    """PEFT takes the first key that matches the end of a layer's name, as a regular expression."""
+    ordered = sorted(ranks.items(), key=lambda item: -item[0].count("."))
+    return {re.escape(name).replace(r"\.", "."): rank for name, rank in ordered}

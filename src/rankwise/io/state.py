@@ -1,0 +1,213 @@
+"""What training changes in a model, as tensors and a description; and putting it back.
+
+That is: the factors, the dense parameters that train, and the running statistics of normalisation
+layers. Everything is checked before the model is touched.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from rankwise.numerics.factors import Factors, check_factors, orthonormality_defect
+from rankwise.surgery.layers import factored_layers
+
+MAX_DEFECT = 1e-3
+
+
+class StoredLayer(NamedTuple):
+    """One factored layer of a file."""
+
+    factors: Factors
+    scale: float
+    has_base: bool
+
+
+class Stored(NamedTuple):
+    """What a file says of a model, checked in itself."""
+
+    path: Path
+    layers: dict[str, StoredLayer]
+    dense: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+
+
+def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by name, and the description that `stored` needs to read them back."""
+    layers = factored_layers(model)
+    if not layers:
+        raise ValueError("the model has no low-rank layer to save; `adapt_(model)` makes them")
+    tensors: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        tensors.update({join(name, key): t for key, t in layer.factors()._asdict().items()})
+    dense, statistics = dense_trained(model), running_statistics(model)
+    described = {
+        name: {
+            "scale": layer.scale,
+            "shape": [layer.out_features, layer.in_features],
+            "base": layer.base is not None,
+        }
+        for name, layer in layers.items()
+    }
+    content = {"layers": described, "dense": list(dense), "statistics": list(statistics)}
+    return {**tensors, **dense, **statistics}, content
+
+
+def stored(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> Stored:
+    """The inverse of `trained_tensors`; ValueError, with file and entry, for anything amiss."""
+    described = content.get("layers")
+    dense, statistics = (_names(path, content, key) for key in ("dense", "statistics"))
+    if not isinstance(described, dict) or not described:
+        raise ValueError(f"{path}: 'layers' of the metadata must name layers, got {described!r}")
+    expected = [join(n, letter) for n in described for letter in "USV"] + dense + statistics
+    twice = {name for name in expected if expected.count(name) > 1} if _repeats(expected) else set()
+    if twice:
+        raise ValueError(f"{path}: entry {min(twice)!r} is described twice")
+    check_names(path, set(expected), set(tensors), "tensor")
+    layers = {name: _layer(path, name, entry, tensors) for name, entry in described.items()}
+    for name in dense + statistics:
+        if tensors[name].is_floating_point() and not bool(tensors[name].isfinite().all()):
+            raise ValueError(f"{path}: entry {name!r} has NaN or infinite values")
+    return Stored(
+        path, layers, {n: tensors[n] for n in dense}, {n: tensors[n] for n in statistics}
+    )
+
+
+def check_fits(model: nn.Module, state: Stored) -> None:
+    """ValueError unless the adapted `model` can take `state`; ranks may differ."""
+    path, layers = state.path, factored_layers(model)
+    check_names(path, set(layers), set(state.layers), "low-rank layer")
+    for name, layer in layers.items():
+        new = state.layers[name]
+        _check_shape(path, name, new.factors.shape, (layer.out_features, layer.in_features))
+        if new.scale != layer.scale:
+            raise ValueError(
+                f"{path}: layer {name!r} was saved with scale {new.scale:g}, the model has "
+                f"{layer.scale:g}. Adapt with that scale, or load into a model without adapters."
+            )
+        if new.has_base != (layer.base is not None):
+            raise ValueError(f"{path}: layer {name!r} has a base in only one of file and model")
+        if layer.merged:
+            raise ValueError(f"layer {name!r} is merged; call `unmerge_(model)` before loading")
+    trained = set(dense_trained(model))
+    if trained - set(state.dense):
+        raise ValueError(
+            f"{path} has no {min(trained - set(state.dense))!r}, which trains in the model"
+        )
+    check_dense_fits(model, state)
+
+
+def check_dense_fits(model: nn.Module, state: Stored) -> None:
+    """ValueError unless the dense parameters and statistics of `state` are in `model`."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, value in state.dense.items():
+        _check_target(state.path, name, value, parameters.get(name), "parameter")
+    statistics = running_statistics(model)
+    check_names(state.path, set(statistics), set(state.statistics), "running statistic")
+    for name, value in state.statistics.items():
+        _check_target(state.path, name, value, statistics[name], "buffer")
+
+
+@torch.no_grad()
+def put_(model: nn.Module, state: Stored) -> None:
+    """Copy `state` into an adapted model that `check_fits` accepts."""
+    for name, layer in factored_layers(model).items():
+        like = layer.S
+        values = (t.to(like.device, like.dtype) for t in state.layers[name].factors)
+        layer.set_factors_(Factors(*values))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, value in state.dense.items():
+        parameters[name].copy_(value)
+    for name, buffer in running_statistics(model).items():
+        buffer.copy_(state.statistics[name])
+
+
+def dense_trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Trainable parameters that are not factors."""
+    layers = factored_layers(model)
+    factors = {id(p) for layer in layers.values() for p in (layer.U, layer.S, layer.V)}
+    return {
+        n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in factors
+    }
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that a forward pass in training changes: those of batch and instance norms."""
+    return {
+        join(name, key): buffer
+        for name, module in model.named_modules()
+        if isinstance(module, _NormBase)
+        for key, buffer in module.named_buffers(recurse=False)
+    }
+
+
+def join(name: str, entry: str) -> str:
+    """Name of an entry of the module `name`; the model itself has the name ""."""
+    return f"{name}.{entry}" if name else entry
+
+
+def check_names(path: Path, expected: set[str], got: set[str], what: str) -> None:
+    """ValueError that names one missing and one unexpected entry, if there are any."""
+    missing, unexpected = sorted(expected - got), sorted(got - expected)
+    problems = []
+    if missing:
+        problems.append(f"{what} {missing[0]!r} is missing{_and_more(missing)}")
+    if unexpected:
+        problems.append(f"{what} {unexpected[0]!r} is unexpected{_and_more(unexpected)}")
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}")
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _repeats(names: list[str]) -> bool:
+    return len(set(names)) < len(names)
+
+
+def _names(path: Path, content: Mapping[str, Any], key: str) -> list[str]:
+    names = content.get(key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: {key!r} of the metadata must be a list of names, got {names!r}")
+    return names
+
+
+def _layer(path: Path, name: str, entry: Any, tensors: Mapping[str, Tensor]) -> StoredLayer:
+    scale = entry.get("scale") if isinstance(entry, dict) else None
+    if not isinstance(scale, (int, float)) or not math.isfinite(scale):
+        raise ValueError(f"{path}: layer {name!r} has no finite scale in the metadata: {entry!r}")
+    try:
+        factors = check_factors(Factors(*(tensors[join(name, letter)] for letter in "USV")))
+    except ValueError as error:
+        raise ValueError(f"{path}: layer {name!r}: {error}") from error
+    _check_shape(path, name, entry.get("shape"), factors.shape)
+    for letter, Q in (("U", factors.U), ("V", factors.V)):
+        defect = float(orthonormality_defect(Q.double()))
+        if not defect <= MAX_DEFECT:
+            raise ValueError(
+                f"{path}: the columns of {join(name, letter)!r} are not orthonormal "
+                f"(max |Q^T Q - I| = {defect:.1e})"
+            )
+    return StoredLayer(factors, float(scale), bool(entry.get("base", True)))
+
+
+def _check_shape(path: Path, name: str, got: Any, wanted: tuple[int, int]) -> None:
+    if not isinstance(got, (list, tuple)) or tuple(got) != wanted:
+        raise ValueError(f"{path}: layer {name!r} has shape {got}, expected {wanted} (out, in)")
+
+
+def _check_target(path: Path, name: str, value: Tensor, target: Tensor | None, what: str) -> None:
+    if target is None:
+        raise ValueError(f"{path}: the model has no {what} {name!r}")
+    if value.shape != target.shape:
+        raise ValueError(
+            f"{path}: {what} {name!r} has shape {tuple(value.shape)}, the model's has "
+            f"{tuple(target.shape)}"
+        )
+    if value.is_floating_point() != target.is_floating_point():
+        raise ValueError(f"{path}: {what} {name!r} is {value.dtype}, the model's is {target.dtype}")

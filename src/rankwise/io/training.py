@@ -1,0 +1,173 @@
+"""The state of a training run in one file, from which it goes on exactly as if never stopped."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rankwise.io.document import Document, read_document, write_document
+from rankwise.io.random_state import random_state, set_random_state_
+from rankwise.io.state import check_fits, check_names, dense_trained, put_, stored, trained_tensors
+from rankwise.io.tree import flatten, unflatten
+from rankwise.surgery.layers import factored_layers
+
+FORMAT = "rankwise-training"
+VERSION = 1
+STATE_PREFIX = "state."
+MODEL_PREFIX = "model."
+
+
+def save_training(
+    path: str | Path,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None = None,
+    progress: Mapping[str, Any],
+) -> None:
+    """Write all that a run needs to go on, atomically, as one safetensors file.
+
+    In it are what trains in the model (see `save`), the states of optimizer and scheduler, those
+    of the random generators (torch on the CPU and on every CUDA device, Python's `random`), and
+    `progress`. The order of the data is not: put into `progress` what is needed to find it again.
+
+    Args:
+        path: of the file; ends in `.safetensors`.
+        model: adapted; its frozen weights are not saved.
+        optimizer: any whose `state_dict()` holds tensors, numbers, strings and containers of these.
+        scheduler: the same.
+        progress: what JSON can hold, returned by `load_training`; keys are strings.
+
+    Raises:
+        TypeError: for something that cannot be saved, naming it. No file is written then.
+        ValueError: for a model that `load_training` would refuse, with a NaN for example.
+    """
+    file = _checked(path)
+    _check_json(progress)
+    parts, content = trained_tensors(model)
+    stored(file, parts, content)
+    values: list[Any] = []
+    state = {
+        "optimizer": optimizer.state_dict(),
+        "scheduler": None if scheduler is None else scheduler.state_dict(),
+        "random": random_state(),
+    }
+    tree = {key: flatten(value, values, key) for key, value in state.items()}
+    tensors = {MODEL_PREFIX + name: t for name, t in parts.items()}
+    tensors |= {f"{STATE_PREFIX}{i}": t for i, t in enumerate(values)}
+    types = {"optimizer": _kind(optimizer), "scheduler": _kind(scheduler)}
+    write_document(
+        file,
+        tensors,
+        {"model": content, "types": types, "tree": tree, "progress": dict(progress)},
+        format=FORMAT,
+        version=VERSION,
+    )
+
+
+def load_training(
+    path: str | Path,
+    *,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None = None,
+) -> dict[str, Any]:
+    """Put a run back where `save_training` left it; ranks follow the file.
+
+    Args:
+        path: of the file.
+        model: adapted in the same layers, with the same dense parameters training.
+        optimizer: made for this model as the saved one was.
+        scheduler: of the same type as the saved one, or None if none was saved.
+
+    Returns:
+        The `progress` that was saved.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if file, model, optimizer and scheduler do not belong together. The model is
+            then unchanged.
+    """
+    document = read_document(_checked(path), format=FORMAT, version=VERSION)
+    content = document.content
+    _check_kinds(document, optimizer, scheduler)
+    state = stored(document.path, _part(document, MODEL_PREFIX), content.get("model") or {})
+    if not factored_layers(model):
+        raise ValueError("the model has no low-rank layers; `adapt_` it, then make the optimizer")
+    check_fits(model, state)
+    check_names(document.path, set(dense_trained(model)), set(state.dense), "dense parameter")
+    tree = _tree(document)
+    before = stored(document.path, *_copied(model))
+    put_(model, state)
+    try:
+        optimizer.load_state_dict(tree["optimizer"])
+        if scheduler is not None:
+            scheduler.load_state_dict(tree["scheduler"])
+    except Exception as error:
+        put_(model, before)
+        raise ValueError(f"{document.path}: optimizer or scheduler do not fit: {error}") from error
+    set_random_state_(tree["random"])
+    return dict(content["progress"])
+
+
+def _checked(path: str | Path) -> Path:
+    file = Path(path)
+    if file.suffix != ".safetensors":
+        raise ValueError(f"`path` must end in .safetensors, got {str(path)!r}")
+    return file
+
+
+def _check_json(progress: Mapping[str, Any]) -> None:
+    try:
+        same = json.loads(json.dumps(dict(progress))) == dict(progress)
+    except TypeError as error:
+        raise TypeError(f"`progress` must be what JSON can hold: {error}") from error
+    if not same:
+        raise TypeError(
+            "`progress` does not come back from JSON as it is; use lists instead of tuples, "
+            f"strings as keys, and no NaN. Got {progress!r}"
+        )
+
+
+def _kind(part: object) -> str | None:
+    return None if part is None else type(part).__name__
+
+
+def _check_kinds(document: Document, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
+    types = document.content.get("types") or {}
+    for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
+        if types.get(name) != _kind(part):
+            raise ValueError(
+                f"{document.path} was saved with {name} {types.get(name)}, got {_kind(part)}"
+            )
+
+
+def _part(document: Document, prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): t
+        for name, t in document.tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _tree(document: Document) -> dict[str, Any]:
+    by_index = _part(document, STATE_PREFIX)
+    names = {str(i) for i in range(len(by_index))}
+    check_names(document.path, names, set(by_index), "state tensor")
+    tensors = [by_index[str(i)] for i in range(len(by_index))]
+    tree = document.content.get("tree")
+    if not isinstance(tree, dict) or set(tree) != {"optimizer", "scheduler", "random"}:
+        raise ValueError(f"{document.path}: the metadata has no tree of states")
+    try:
+        return {key: unflatten(node, tensors) for key, node in tree.items()}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{document.path}: {error}") from error
+
+
+def _copied(model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    tensors, content = trained_tensors(model)
+    return {name: t.detach().clone() for name, t in tensors.items()}, content

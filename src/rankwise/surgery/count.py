@@ -1,0 +1,37 @@
+"""How many parameters a model has, and how many of them train."""
+
+from typing import NamedTuple
+
+from torch import nn
+
+from rankwise.surgery.layers import factored_layers
+
+
+class ParameterCount(NamedTuple):
+    """Numbers of parameters; a parameter that occurs several times counts once."""
+
+    total: int
+    factors: int
+    """In the factors of low-rank layers that train."""
+    dense: int
+    """Trainable ones that are not factors."""
+
+    @property
+    def trainable(self) -> int:
+        return self.factors + self.dense
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Total, factor and dense trainable parameters of `model` at its present ranks."""
+    own = {id(p) for layer in factored_layers(model).values() for p in (layer.U, layer.S, layer.V)}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return ParameterCount(
+        total=sum(p.numel() for p in model.parameters()),
+        factors=sum(p.numel() for p in trainable if id(p) in own),
+        dense=sum(p.numel() for p in trainable if id(p) not in own),
+    )
+
+
+def factor_parameters(m: int, n: int, rank: int) -> int:
+    """Numbers held by `U` (m, r), `S` (r, r) and `V` (n, r)."""
+    return rank * (m + n + rank)
