@@ -9,10 +9,14 @@ import re
 import shutil
 import subprocess
 import tempfile
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from rankwise.recipes.packages import Package, archive_of
 
 MAX_TOKENS = 128
 MIN_TOKENS = 32
@@ -44,16 +48,21 @@ def king_james(cache: Path) -> list[str]:
     return file.read_text().splitlines()
 
 
-def smollm2(cache: Path, archive: Path) -> tuple[nn.Module, object]:
-    """The model in float32 and its tokenizer, from the GGUF file `archive`; converted once."""
+def smollm2(cache: Path, package: Package) -> tuple[nn.Module, Any]:
+    """The model in float32 and its tokenizer, from the GGUF file in a package; converted once."""
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = cache / "smollm2-135m"
     if not (folder / "model.safetensors").exists():
-        source = {"pretrained_model_name_or_path": archive.parent, "gguf_file": archive.name}
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        with tempfile.TemporaryDirectory() as scratch:
+            with zipfile.ZipFile(archive_of(package)) as archive:
+                (member,) = (name for name in archive.namelist() if name.endswith(".gguf"))
+                Path(scratch, "model.gguf").write_bytes(archive.read(member))
+            tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file="model.gguf")
+            model = AutoModelForCausalLM.from_pretrained(
+                scratch, gguf_file="model.gguf", dtype=torch.float32
+            )
         tokenizer.save_pretrained(folder)
         config = {k: v for k, v in model.config.to_dict().items() if "quantization" not in k}
         (folder / "architecture.json").write_text(json.dumps(config, default=str))
@@ -72,7 +81,7 @@ def smollm2(cache: Path, archive: Path) -> tuple[nn.Module, object]:
     return model.float(), AutoTokenizer.from_pretrained(folder)
 
 
-def passages(tokenizer: object, verses: list[str]) -> list[list[int]]:
+def passages(tokenizer: Any, verses: list[str]) -> list[list[int]]:
     """Runs of whole verses of at most `MAX_TOKENS` tokens."""
     found: list[list[int]] = []
     current: list[int] = []

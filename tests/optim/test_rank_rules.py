@@ -8,6 +8,7 @@ from rankwise.optim.rank_rule import Budget, Candidates, Clock, FixedRank, Toler
 SPECTRA = ([9.0, 4.0, 0.1, 0.0], [5.0, 3.0, 2.0, 0.05])
 LAYERS = [Candidates(torch.tensor(s, dtype=torch.float64), 2, (10, 6)) for s in SPECTRA]
 GROWN = [layer._replace(rank=4) for layer in LAYERS]
+SUDDEN = 1e-9
 COST = 10 + 6 + 1
 
 
@@ -17,11 +18,17 @@ def test_fixed_rank_keeps_what_there_is():
 
 @pytest.mark.parametrize("step, expected", [(1, [4, 4]), (2, [2, 2]), (9, [2, 2]), (11, [4, 4])])
 def test_ranks_grow_in_the_first_step_of_a_cycle_only(step, expected):
-    assert Budget(parameters=1, every=10, grow=3).ranks(Clock(step, 1.0), LAYERS) == expected
+    rule = Budget(parameters=7 * COST, every=10, grow=3)
+    assert rule.ranks(Clock(step, 1.0), LAYERS) == expected
 
 
 def test_ranks_do_not_grow_once_the_rate_has_decayed():
-    assert Budget(parameters=1, every=10).ranks(Clock(1, 0.2), LAYERS) == [2, 2]
+    assert Budget(parameters=99 * COST, every=10).ranks(Clock(1, 0.2), LAYERS) == [2, 2]
+
+
+def test_a_budget_that_is_spent_leaves_no_room_to_grow():
+    assert Budget(parameters=5 * COST, every=10).ranks(Clock(1, 1.0), LAYERS) == [2, 2]
+    assert Budget(parameters=6 * COST, every=10, grow=1).ranks(Clock(1, 1.0), LAYERS) == [3, 3]
 
 
 def test_growth_stops_at_max_rank():
@@ -29,18 +36,27 @@ def test_growth_stops_at_max_rank():
 
 
 def test_budget_keeps_the_largest_of_all_layers():
-    rule = Budget(parameters=5 * COST, every=10)
+    rule = Budget(parameters=5 * COST, every=10, keep=SUDDEN)
     assert rule.ranks(Clock(10, 1.0), GROWN) == [2, 3]
 
 
 def test_budget_counts_parameters_and_never_exceeds_them():
     wide = Candidates(GROWN[0].sigma, 4, (100, 6))
-    ranks = Budget(parameters=107 + 3 * COST, every=10).ranks(Clock(10, 1.0), [wide, GROWN[1]])
-    assert ranks == [1, 3]
+    rule = Budget(parameters=107 + 3 * COST, every=10, keep=SUDDEN)
+    assert rule.ranks(Clock(10, 1.0), [wide, GROWN[1]]) == [1, 3]
+
+
+def test_a_budget_is_reached_by_halves():
+    rule = Budget(parameters=2 * COST, every=10)
+    ranks = rule.ranks(Clock(10, 1.0), GROWN)
+    assert sum(ranks) == 4
+    cut = [c._replace(rank=r) for c, r in zip(GROWN, ranks, strict=True)]
+    assert sum(rule.ranks(Clock(20, 0.0), cut)) == 2
 
 
 def test_budget_too_small_for_one_direction_a_layer_keeps_min_rank():
-    assert Budget(parameters=1, every=10).ranks(Clock(10, 1.0), GROWN) == [1, 1]
+    rule = Budget(parameters=1, every=10, keep=SUDDEN)
+    assert rule.ranks(Clock(10, 1.0), GROWN) == [1, 1]
 
 
 def test_tolerance_judges_each_layer_by_itself():
@@ -63,6 +79,7 @@ def test_a_vanishing_layer_keeps_one_direction():
     [
         (lambda: Budget(), "parameters"),
         (lambda: Budget(parameters=-3), "parameters"),
+        (lambda: Budget(parameters=3, keep=1.0), "keep"),
         (lambda: Tolerance(rtol=1.0), "rtol"),
         (lambda: Tolerance(every=1), "every"),
         (lambda: Tolerance(grow=-1), "grow"),

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rankwise.nn.base import is_transposed
 from rankwise.nn.linear import LowRankLinear
 from rankwise.numerics.retract import truncate
 from rankwise.surgery.layers import factored_layers
-from rankwise.surgery.merge import is_transposed
 
 
 class LoraPair(NamedTuple):

@@ -1,14 +1,19 @@
-"""What counts as a linear map, and how to look inside one."""
+"""What counts as a linear map, and how to look inside one.
+
+Modules are known here by what they have, not by their class: quantised layers have many classes.
+"""
+
+from typing import Any
 
 from torch import Tensor, nn
 
 
-def is_transposed(module: nn.Module) -> bool:
+def is_transposed(module: Any) -> bool:
     """Hugging Face's `Conv1D` (GPT-2): weight stored as (in, out)."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "nx")
 
 
-def is_linear(module: nn.Module) -> bool:
+def is_linear(module: Any) -> bool:
     """A module with a linear forward whose shape is known: `nn.Linear` and kin, `Conv1D`."""
     return is_transposed(module) or (
         isinstance(getattr(module, "in_features", None), int)
@@ -17,7 +22,7 @@ def is_linear(module: nn.Module) -> bool:
     )
 
 
-def linear_shape(module: nn.Module) -> tuple[int, int]:
+def linear_shape(module: Any) -> tuple[int, int]:
     """`(out_features, in_features)` of a linear module."""
     if is_transposed(module):
         return int(module.nf), int(module.nx)
@@ -26,7 +31,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int]:
     return int(module.out_features), int(module.in_features)
 
 
-def frozen_weight(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+def frozen_weight(module: Any) -> tuple[Tensor, Tensor | None] | None:
     """Weight (out, in) and bias of a plain frozen linear map, for one fused product.
 
     None where the module has to be called: a quantised or subclassed layer, forward hooks, or a

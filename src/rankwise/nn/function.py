@@ -3,8 +3,8 @@
 The backward puts `dK = G V`, `dL = G^T U`, `dS = U^T G V` into the gradient slots of `U`, `V`, `S`,
 where `G` is the gradient with respect to `U S V^T`. These are the coordinates of the tangent
 gradient; no inverse of `S` occurs and none vanishes at `S = 0`. They are *not* the gradients of
-the factors (`dU = dK S^T`): a stock optimizer on these slots would not descend, `rankwise.Optimizer`
-does.
+the factors (`dU = dK S^T`): a stock optimizer on these slots would not descend,
+`rankwise.Optimizer` does.
 """
 
 from typing import Any
@@ -93,5 +93,5 @@ def low_rank_product(
 
 
 def _apply(*inputs: Tensor | float | None) -> Tensor:
-    y: Tensor = LowRankProduct.apply(*inputs)[0]  # type: ignore[no-untyped-call]
+    y: Tensor = LowRankProduct.apply(*inputs)[0]
     return y

@@ -58,7 +58,7 @@ class LowRankLinear(nn.Module):
         """
         if self.base is None:
             raise AttributeError("a LowRankLinear without a base has no `weight`, only `factors()`")
-        weight: Tensor = self.base.weight
+        weight: Any = self.base.weight
         return weight
 
     @property
@@ -83,7 +83,7 @@ class LowRankLinear(nn.Module):
 
     def set_factors_(self, f: Factors) -> None:
         """Replace the factors; the rank may change, the `Parameter` objects stay."""
-        for parameter, value in zip((self.U, self.S, self.V), f):
+        for parameter, value in zip((self.U, self.S, self.V), f, strict=True):
             set_factor_(parameter, value)
 
     def forward(self, x: Tensor) -> Tensor:

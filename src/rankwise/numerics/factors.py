@@ -30,10 +30,11 @@ class Factors(NamedTuple):
 
 
 def check_factors(f: Factors) -> Factors:
-    """`f` itself if its shapes fit together and its entries are finite floats; else `ValueError`."""
+    """`f` itself if its shapes fit together and its entries are finite, else `ValueError`."""
     U, S, V = f
     if not all(t.ndim == 2 and t.is_floating_point() for t in f):
-        got = ", ".join(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in zip("USV", f))
+        named = zip("USV", f, strict=True)
+        got = ", ".join(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in named)
         raise ValueError(f"factors must be floating-point matrices, got {got}")
     if not U.shape[1] == S.shape[0] == S.shape[1] == V.shape[1]:
         raise ValueError(

@@ -20,8 +20,8 @@ def augment(U: Tensor, X: Tensor) -> Tensor:
 
     Returns (m, min(m, r + k)). The first block is `U` up to rounding: an orthonormality lost by
     `U` to rounding is restored here, so that it cannot build up over the steps of a long run.
-    Columns of `X` are scaled to length one first: the span does not change, but a gradient of
-    size 1e-30 would otherwise drown in the rounding of `U`.
+    Columns of `X` are scaled to largest entry one first, so that no square under- or overflows
+    for a gradient of size 1e-30 or 1e30; the span does not change.
     """
-    length = torch.linalg.vector_norm(X, dim=0)
-    return orthonormalise(torch.cat([U, X / length.where(length > 0, 1.0)], dim=1))
+    largest = X.abs().amax(dim=0)
+    return orthonormalise(torch.cat([U, X / largest.where(largest > 0, 1.0)], dim=1))

@@ -50,7 +50,7 @@ def decompose(frame: Frame, core: Tensor) -> Spectrum:
     """SVD of the core. If LAPACK does not converge in float32, float64 is tried."""
     try:
         P, sigma, Qh = torch.linalg.svd(core, full_matrices=False)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         P, sigma, Qh = (
             t.to(core.dtype) for t in torch.linalg.svd(core.double(), full_matrices=False)
         )
@@ -58,7 +58,7 @@ def decompose(frame: Frame, core: Tensor) -> Spectrum:
 
 
 def cut(s: Spectrum, rank: int) -> Factors:
-    """The best approximation of that rank; the error is `||sigma[rank:]||`, the new `S` is diagonal."""
+    """The best approximation of that rank: `S` diagonal, the error `||sigma[rank:]||`."""
     return Factors(
         s.frame.U_hat @ s.P[:, :rank], torch.diag(s.sigma[:rank]), s.frame.V_hat @ s.Qh[:rank].mT
     )

@@ -35,5 +35,5 @@ def inner(a: Tangent, b: Tangent) -> Tensor:
 
 
 def squared_norm(xi: Tangent) -> Tensor:
-    """`||xi||_F^2 = ||K||^2 + ||L||^2 - ||C||^2`; zero gradient norm means stationary on the manifold."""
+    """`||xi||_F^2 = ||K||^2 + ||L||^2 - ||C||^2` in O((m + n) r)."""
     return inner(xi, xi).clamp_min(0.0)

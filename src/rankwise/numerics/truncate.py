@@ -38,7 +38,7 @@ def ranks_for_budget(
         budget: in the unit of `costs`.
     """
     ranks = [min(min_rank, len(s)) for s in scores]
-    left = budget - sum(r * c for r, c in zip(ranks, costs))
+    left = budget - sum(r * c for r, c in zip(ranks, costs, strict=True))
     candidates = sorted(
         ((-score, layer, k) for layer, s in enumerate(scores) for k, score in enumerate(s)),
     )

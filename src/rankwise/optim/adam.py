@@ -19,7 +19,7 @@ from rankwise.optim.update_rule import (
 
 @dataclass(frozen=True)
 class Adam(UpdateRule):
-    """`D = R M C` with diagonal `R` (m) and `C` (n), projected to the tangent space, then flattened.
+    """`D = R M C` with diagonal `R` (m) and `C` (n), projected to tangent space, flattened.
 
     `M` is the transported first moment, one step ahead (Nesterov, as in NAdam). `R` and `C` come
     from the mean squares of the rows of `dK` and of `dL`, i.e. of the rows and columns of `P(W) G`:

@@ -10,8 +10,9 @@ from torch.optim.adamw import adamw
 def adamw_(
     parameters: list[Tensor], state: dict[Tensor, dict[str, Any]], group: dict[str, Any]
 ) -> None:
-    """One AdamW step for those of `parameters` that have a gradient; moments are kept in `state`."""
-    parameters = [p for p in parameters if p.grad is not None]
+    """One AdamW step for those `parameters` that have a gradient; `state` keeps the moments."""
+    pairs = [(p, p.grad) for p in parameters if p.grad is not None]
+    parameters = [p for p, _ in pairs]
     for p in parameters:
         if not state[p]:
             state[p].update(
@@ -22,7 +23,7 @@ def adamw_(
     if parameters:
         adamw(
             parameters,
-            [p.grad for p in parameters],
+            [g for _, g in pairs],
             [state[p]["exp_avg"] for p in parameters],
             [state[p]["exp_avg_sq"] for p in parameters],
             [],

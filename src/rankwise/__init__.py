@@ -1,0 +1,43 @@
+"""Low-rank training for PyTorch that finds the rank of every layer by itself."""
+
+from rankwise.io.checkpoint import load as load
+from rankwise.io.checkpoint import save as save
+from rankwise.io.export_lora import export_lora as export_lora
+from rankwise.io.training import load_training as load_training
+from rankwise.io.training import save_training as save_training
+from rankwise.nn.linear import LowRankLinear as LowRankLinear
+from rankwise.optim.adam import Adam as Adam
+from rankwise.optim.optimizer import Optimizer as Optimizer
+from rankwise.optim.rank_rule import Budget as Budget
+from rankwise.optim.rank_rule import FixedRank as FixedRank
+from rankwise.optim.rank_rule import Tolerance as Tolerance
+from rankwise.optim.spectral import Spectral as Spectral
+from rankwise.optim.update_rule import SGD as SGD
+from rankwise.optim.update_rule import HeavyBall as HeavyBall
+from rankwise.surgery.adapt import adapt_ as adapt_
+from rankwise.surgery.merge import merge_ as merge_
+from rankwise.surgery.merge import unmerge_ as unmerge_
+from rankwise.surgery.plan import plan as plan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Budget",
+    "FixedRank",
+    "HeavyBall",
+    "LowRankLinear",
+    "Optimizer",
+    "Spectral",
+    "Tolerance",
+    "adapt_",
+    "export_lora",
+    "load",
+    "load_training",
+    "merge_",
+    "plan",
+    "save",
+    "save_training",
+    "unmerge_",
+]

@@ -1,0 +1,126 @@
+"""A text classifier: a pretrained encoder, mean pooling, a linear head."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rankwise.recipes.examples import Example
+
+INSTALL = 'pip install "rankwise[finetune]"'
+
+
+class Classifier(nn.Module):
+    """`head(mean over tokens of encoder(tokens))`; pooling and head in float32."""
+
+    def __init__(self, encoder: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0].float()
+        weights = attention_mask.unsqueeze(-1).float()
+        pooled = (states * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+        with torch.autocast(pooled.device.type, enabled=False):
+            logits: Tensor = self.head(pooled)
+        return logits
+
+
+class Pretrained(NamedTuple):
+    """A classifier on a pretrained encoder, and the tokenizer that belongs to it."""
+
+    model: Classifier
+    tokenizer: Any
+
+
+def pretrained_classifier(source: str | Path, classes: int, seed: int) -> Pretrained:
+    """Encoder and tokenizer from a folder or by hub name, with a new head drawn from `seed`.
+
+    Raises ImportError without transformers, ValueError if there is no such model.
+    """
+    try:
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+    except ImportError as error:
+        raise ImportError(f"fine-tuning needs transformers: {INSTALL}") from error
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        encoder = AutoModel.from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"no model could be loaded from {str(source)!r}: {first}") from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(f"the tokenizer of {str(source)!r} has no padding token")
+        tokenizer.pad_token = tokenizer.eos_token
+    torch.manual_seed(seed)
+    return Pretrained(Classifier(encoder, encoder.config.hidden_size, classes), tokenizer)
+
+
+def encode(tokenizer: Any, examples: Sequence[Example], max_length: int) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask`, padded to the longest, and `labels`."""
+    encoded = tokenizer(
+        [example.text for example in examples],
+        padding=True,
+        truncation=True,
+        max_length=max_length,
+        return_tensors="pt",
+    )
+    return {
+        "input_ids": encoded["input_ids"],
+        "attention_mask": encoded["attention_mask"],
+        "labels": torch.tensor([example.label for example in examples]),
+    }
+
+
+def loss_of(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Cross-entropy of a batch from `encode`."""
+    device = next(model.parameters()).device
+    inputs = {name: t.to(device) for name, t in batch.items()}
+    labels = inputs.pop("labels")
+    return nn.functional.cross_entropy(model(**inputs).float(), labels)
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy and share of right answers."""
+
+    loss: float
+    accuracy: float
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, tokenizer: Any, examples: Sequence[Example], max_length: int
+) -> Score:
+    """Score on `examples`, without dropout; batches of similar length."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    loss = right = 0.0
+    ordered = sorted(examples, key=lambda example: len(example.text))
+    for start in range(0, len(ordered), 50):
+        batch = encode(tokenizer, ordered[start : start + 50], max_length)
+        inputs = {name: t.to(device) for name, t in batch.items()}
+        labels = inputs.pop("labels")
+        logits = model(**inputs).float()
+        loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        right += float((logits.argmax(1) == labels).sum())
+    model.train(training)
+    return Score(loss / len(ordered), right / len(ordered))
+
+
+def block_maps(encoder: nn.Module) -> list[str]:
+    """Names of the linear maps inside the encoder's stacks of blocks: no pooler, no embedding."""
+    from rankwise.nn.base import is_linear
+
+    stacks = [name for name, m in encoder.named_modules() if isinstance(m, nn.ModuleList)]
+    return [
+        name
+        for name, module in encoder.named_modules()
+        if is_linear(module) and any(name.startswith(f"{stack}.") for stack in stacks)
+    ]

@@ -1,0 +1,166 @@
+"""Reading labelled texts from .csv, .tsv and .jsonl files, with errors that name row and column."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rankwise.recipes.examples import Dataset, Example, split
+
+TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "message", "tweet")
+LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "rating", "y")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+class Row(NamedTuple):
+    """A text, its label as written, and the line of the file it came from."""
+
+    text: str
+    label: str
+    line: int
+
+
+def read_dataset(
+    path: Path,
+    *,
+    text_column: str | None,
+    label_column: str | None,
+    eval_path: Path | None,
+    eval_fraction: float,
+    seed: int,
+) -> Dataset:
+    """Examples of a file, with a part of it or another file held out.
+
+    Raises ValueError naming file, line and column of what is wrong.
+    """
+    rows = read_rows(path, text_column, label_column)
+    classes = tuple(sorted({row.label for row in rows}, key=_natural))
+    if len(classes) < 2:
+        raise ValueError(f"{path}: all {len(rows)} rows have the label {classes[0]!r}; two needed")
+    examples = [Example(row.text, classes.index(row.label)) for row in rows]
+    if eval_path is None:
+        held_out = max(1, round(eval_fraction * len(examples)))
+        if held_out >= len(examples):
+            raise ValueError(f"{path}: {len(examples)} rows are too few to hold out {held_out}")
+        train, held = split(examples, held_out, seed)
+        _check_classes(path, train, classes)
+        return Dataset(train, held, classes)
+    held_rows = read_rows(eval_path, text_column, label_column)
+    for row in held_rows:
+        if row.label not in classes:
+            raise ValueError(
+                f"{eval_path}, line {row.line}: label {row.label!r} does not occur in {path}, "
+                f"which has {', '.join(map(repr, classes))}"
+            )
+    held = [Example(row.text, classes.index(row.label)) for row in held_rows]
+    train, _ = split(examples, 0, seed)
+    return Dataset(train, held, classes)
+
+
+def read_rows(path: Path, text_column: str | None, label_column: str | None) -> list[Row]:
+    """All rows; each must have a text and a label."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    records = list(_records(path))
+    if not records:
+        raise ValueError(f"{path}: there are no rows")
+    columns = list(dict.fromkeys(name for _, record in records for name in record))
+    text = _column(path, columns, text_column, TEXT_NAMES, "--text-column")
+    label = _column(path, columns, label_column, LABEL_NAMES, "--label-column")
+    if text == label:
+        raise ValueError(f"{path}: column {text!r} cannot be text and label at once")
+    return [
+        Row(_value(path, line, record, text), _value(path, line, record, label), line)
+        for line, record in records
+    ]
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    suffix = path.suffix.lower()
+    if suffix not in (*SEPARATORS, ".jsonl"):
+        raise ValueError(f"{path}: the name must end in .csv, .tsv or .jsonl")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if suffix == ".jsonl":
+                yield from _json_lines(path, file)
+            else:
+                yield from _separated(path, csv.reader(file, delimiter=SEPARATORS[suffix]))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, object]]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: a JSON object is needed, got {line[:40]!r}")
+        yield number, record
+
+
+def _separated(path: Path, reader: "csv._reader") -> Iterator[tuple[int, dict[str, object]]]:
+    header = next(reader, None)
+    if not header:
+        raise ValueError(f"{path}: the first line must name the columns")
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise ValueError(f"{path}, line 1: column {doubled[0]!r} is there twice")
+    start = reader.line_num + 1
+    for cells in reader:
+        if cells:
+            if len(cells) != len(header):
+                raise ValueError(
+                    f"{path}, line {start}: {len(cells)} columns, the header has {len(header)}"
+                )
+            yield start, dict(zip(header, cells, strict=True))
+        start = reader.line_num + 1
+
+
+def _column(
+    path: Path, columns: Sequence[str], asked: str | None, usual: Sequence[str], option: str
+) -> str:
+    have = ", ".join(map(repr, columns))
+    if asked is not None:
+        if asked not in columns:
+            raise ValueError(f"{path}: there is no column {asked!r}; the columns are {have}")
+        return asked
+    found = [name for name in columns if name.lower().strip() in usual]
+    if len(found) != 1:
+        why = "none" if not found else "more than one"
+        raise ValueError(
+            f"{path}: {why} of the columns {have} has one of the usual names "
+            f"({', '.join(usual)}); say which with {option}"
+        )
+    return found[0]
+
+
+def _value(path: Path, line: int, record: dict[str, object], column: str) -> str:
+    value = record.get(column)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = "" if value is None else str(value).strip()
+    if not text or isinstance(value, (list, dict)):
+        raise ValueError(f"{path}, line {line}: column {column!r} has no value")
+    return text
+
+
+def _natural(label: str) -> tuple[int, float, str]:
+    """Integer labels in the order of numbers, then the others by name."""
+    try:
+        return (0, int(label), label)
+    except ValueError:
+        return (1, 0, label)
+
+
+def _check_classes(path: Path, train: Sequence[Example], classes: Sequence[str]) -> None:
+    missing = set(range(len(classes))) - {example.label for example in train}
+    if missing:
+        raise ValueError(
+            f"{path}: all rows with label {classes[min(missing)]!r} were held out; give more rows "
+            "of it, a smaller --eval-fraction, or --eval-data"
+        )
