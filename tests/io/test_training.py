@@ -83,9 +83,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, rank_rule,
     run(*first, stop)
     model, optimizer, scheduler = first
     progress = {"step": stop, "loss": 0.1, "history": [1, 2]}
-    save_training(
-        path, model=model, optimizer=optimizer, scheduler=scheduler, progress=progress
-    )
+    save_training(path, model=model, optimizer=optimizer, scheduler=scheduler, progress=progress)
     expected = run(*first, 8)
 
     second = parts(rank_rule)

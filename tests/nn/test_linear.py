@@ -75,11 +75,15 @@ def test_an_input_of_the_wrong_width_is_an_error(base, f, draw):
         layer(normal(4, N + 1, draw=draw))
 
 
-def test_a_layer_answers_for_the_weight_of_its_base_and_says_when_there_is_none(f):
+def test_a_layer_answers_for_the_weight_of_its_base_and_has_none_without(f):
     base = nn.Linear(N, M).double()
     assert LowRankLinear(f, base=base).weight is base.weight
-    with pytest.raises(AttributeError, match="factors"):
-        _ = LowRankLinear(f).weight
+    assert not hasattr(LowRankLinear(f), "weight")
+
+
+def test_parameters_are_contiguous_as_files_and_sharding_need_them(f):
+    assert not f.U.is_contiguous()
+    assert all(p.is_contiguous() for p in LowRankLinear(f).parameters())
 
 
 def test_its_text_tells_rank_and_scale(f):

@@ -72,9 +72,7 @@ def stored(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
     for name in dense + statistics:
         if tensors[name].is_floating_point() and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{path}: entry {name!r} has NaN or infinite values")
-    return Stored(
-        path, layers, {n: tensors[n] for n in dense}, {n: tensors[n] for n in statistics}
-    )
+    return Stored(path, layers, {n: tensors[n] for n in dense}, {n: tensors[n] for n in statistics})
 
 
 def check_fits(model: nn.Module, state: Stored) -> None:
@@ -130,9 +128,7 @@ def dense_trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """Trainable parameters that are not factors."""
     layers = factored_layers(model)
     factors = {id(p) for layer in layers.values() for p in (layer.U, layer.S, layer.V)}
-    return {
-        n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in factors
-    }
+    return {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in factors}
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:

@@ -48,6 +48,12 @@ class LowRankProduct(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, a, U, S, V, W0 = ctx.saved_tensors
+        if S.shape[0] != a.shape[-1]:
+            # A resize is no write that torch counts; it would take the new factors for the old.
+            raise RuntimeError(
+                f"the rank changed from {a.shape[-1]} to {S.shape[0]} between the forward pass and "
+                "this backward pass. Call `backward()` before `optimizer.step()`."
+            )
         scale, needs = ctx.scale, ctx.needs_input_grad
         h = dy @ U * scale
         dx = dK = dS = dL = db = None
@@ -56,13 +62,13 @@ class LowRankProduct(Function):
             if W0 is not None:
                 dx = dx + dy @ W0
         if needs[1]:
-            dK = dy.flatten(0, -2).mT @ a.flatten(0, -2) * scale
+            dK = _rows(dy).mT @ _rows(a) * scale
         if needs[2]:
-            dS = h.flatten(0, -2).mT @ a.flatten(0, -2)
+            dS = _rows(h).mT @ _rows(a)
         if needs[3]:
-            dL = x.flatten(0, -2).mT @ h.flatten(0, -2)
+            dL = _rows(x).mT @ _rows(h)
         if needs[5]:
-            db = dy.flatten(0, -2).sum(0)
+            db = _rows(dy).sum(0)
         return dx, dK, dS, dL, None, db, None
 
 
@@ -90,6 +96,11 @@ def low_rank_product(
     W0, b = (t if t is None else t.to(dtype) for t in (W0, b))
     with torch.autocast(device, enabled=False):
         return _apply(x.to(dtype), U, S, V, W0, b, scale)
+
+
+def _rows(t: Tensor) -> Tensor:
+    """All vectors of a batch as the rows of one matrix."""
+    return t.flatten(0, -2) if t.ndim > 1 else t[None]
 
 
 def _apply(*inputs: Tensor | float | None) -> Tensor:

@@ -19,8 +19,8 @@ class LowRankLinear(nn.Module):
         base: a module with a linear forward (`nn.Linear`, Hugging Face's `Conv1D`, a quantised
             linear map); it is frozen. None: the factors are the weight.
         bias: only without a base, (out,).
-        scale: factor of the low-rank part, fixed for good: a change of rank never changes the
-            function.
+        scale: factor of the low-rank part, finite and not 0, fixed for good: a change of rank never
+            changes the function.
 
     The parameters are named `U`, `S`, `V`. After a backward pass their `.grad` holds the tangent
     gradient `dK, dS, dL` (see `rankwise.nn.function`), for `rankwise.Optimizer`.
@@ -43,7 +43,17 @@ class LowRankLinear(nn.Module):
             )
         if base is not None and bias is not None:
             raise ValueError("`bias` belongs to a layer without a base; a base keeps its own")
-        self.U, self.S, self.V = (nn.Parameter(t.detach().clone()) for t in factors)
+        if bias is not None and bias.shape != (factors.shape[0],):
+            raise ValueError(
+                f"`bias` must have shape ({factors.shape[0]},), one number for each row of `U`, "
+                f"got {tuple(bias.shape)}"
+            )
+        if not 0.0 < abs(scale) < float("inf"):
+            raise ValueError(f"`scale` must be finite and not 0, got {scale}")
+        # LAPACK's bases are column-major, which neither safetensors nor FSDP2 take.
+        self.U, self.S, self.V = (
+            nn.Parameter(t.detach().clone(memory_format=torch.contiguous_format)) for t in factors
+        )
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.base = None if base is None else base.requires_grad_(False)
         self.scale = float(scale)

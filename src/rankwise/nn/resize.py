@@ -8,9 +8,9 @@ def set_factor_(parameter: nn.Parameter, value: Tensor) -> None:
     """Give `parameter` the value and shape of `value`, and drop a gradient of the old shape.
 
     The `Parameter` object, its hooks and its place in optimizers survive. Autograd keeps one
-    accumulator a leaf, with the leaf's shape; only a change of dtype makes it forget that one, so
-    that a loss computed before the change can still be differentiated. Hence the detour by an
-    empty tensor of another dtype.
+    accumulator a leaf, with the leaf's shape, as long as any earlier loss is alive, be it in a list
+    for logging; only a change of dtype makes it forget that one, so that later losses get gradients
+    of the new shape. Hence the detour by an empty tensor of another dtype.
     """
     if value.shape == parameter.shape:
         with torch.no_grad():

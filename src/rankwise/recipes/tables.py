@@ -85,7 +85,7 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
             if suffix == ".jsonl":
                 yield from _json_lines(path, file)
             else:
-                yield from _separated(path, csv.reader(file, delimiter=SEPARATORS[suffix]))
+                yield from _separated(path, file, SEPARATORS[suffix])
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
@@ -103,7 +103,10 @@ def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[st
         yield number, record
 
 
-def _separated(path: Path, reader: "csv._reader") -> Iterator[tuple[int, dict[str, object]]]:
+def _separated(
+    path: Path, file: Iterator[str], separator: str
+) -> Iterator[tuple[int, dict[str, object]]]:
+    reader = csv.reader(file, delimiter=separator)
     header = next(reader, None)
     if not header:
         raise ValueError(f"{path}: the first line must name the columns")

@@ -145,9 +145,7 @@ def _reason(layer: Layer, chosen: set[str] | None, excluded: set[str], min_featu
     return ""
 
 
-def _planned(
-    layer: Layer, reason: str, rank: int, shared: Mapping[str, list[str]]
-) -> PlannedLayer:
+def _planned(layer: Layer, reason: str, rank: int, shared: Mapping[str, list[str]]) -> PlannedLayer:
     module = layer.module
     shape = _shape(module)
     if reason:

@@ -1,0 +1,54 @@
+"""The entry point: finds the command, and turns expected errors into one line."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+INSTALL = 'pip install "rankwise[finetune]"'
+EXPECTED = (ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError, OSError)
+BAD_INPUT, STOPPED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `rankwise` with these arguments; the exit status.
+
+    An error that a user can mend is one line on standard error and status 2; with
+    `RANKWISE_TRACEBACK=1` it is raised. An interrupted run is status 130.
+    """
+    from rankwise.recipes.training import Interrupted
+
+    try:
+        _run(sys.argv[1:] if arguments is None else list(arguments))
+    except Interrupted as stop:
+        print(f"\nrankwise: {stop}", file=sys.stderr)
+        return STOPPED
+    except KeyboardInterrupt:
+        print("\nrankwise: stopped before the next checkpoint", file=sys.stderr)
+        return STOPPED
+    except EXPECTED as error:
+        if os.environ.get("RANKWISE_TRACEBACK") == "1":
+            raise
+        print(f"rankwise: error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    try:
+        import tyro
+    except ImportError as error:
+        raise ImportError(f"the command line needs tyro: {INSTALL}") from error
+    from rankwise.cli.finetune import run_finetune
+    from rankwise.cli.plan import run_plan
+
+    tyro.extras.subcommand_cli_from_dict(
+        {"finetune": run_finetune, "plan": run_plan},
+        prog="rankwise",
+        description="Low-rank training and fine-tuning, with ranks that find themselves.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

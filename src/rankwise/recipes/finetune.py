@@ -1,0 +1,265 @@
+"""The job of `rankwise finetune`."""
+
+import hashlib
+import json
+import resource
+import shutil
+import statistics
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from rankwise.io.atomic import write_tensors, write_text
+from rankwise.io.checkpoint import FILE_NAME, save
+from rankwise.io.export_lora import LoraExport, export_lora
+from rankwise.optim.optimizer import Optimizer
+from rankwise.optim.rank_rule import Budget, FixedRank, RankRule, Tolerance
+from rankwise.recipes.builtin import minilm_folder, movie_reviews
+from rankwise.recipes.classifier import (
+    Pretrained,
+    Score,
+    block_maps,
+    encode,
+    evaluate,
+    loss_of,
+    pretrained_classifier,
+)
+from rankwise.recipes.examples import Dataset, batch_at
+from rankwise.recipes.history import Line
+from rankwise.recipes.hub import hub_dataset
+from rankwise.recipes.options import FinetuneOptions, conflicts
+from rankwise.recipes.tables import read_dataset
+from rankwise.recipes.training import (
+    CHECKPOINT,
+    HISTORY,
+    Run,
+    adapter_parameters,
+    train,
+    warm_up_and_decay,
+)
+from rankwise.report.figure import draw_run
+from rankwise.surgery.adapt import adapt_
+
+OPTIONS, METRICS, FIGURE = "options.json", "metrics.json", "ranks.png"
+LORA, HEAD, LABELS = "lora", "head.safetensors", "labels.json"
+TAIL = 30
+PACKAGES = ("rankwise", "torch", "safetensors", "transformers", "tokenizers")
+
+
+class Watcher(NamedTuple):
+    """Who is told how a run goes."""
+
+    say: Callable[[str], None]
+    step: Callable[[Line], None]
+
+
+class Outcome(NamedTuple):
+    """What a finished run leaves, beside its files."""
+
+    metrics: dict[str, Any]
+    history: list[Line]
+    export: LoraExport | None
+    folder: Path
+
+
+def finetune(asked: FinetuneOptions, watcher: Watcher) -> Outcome:
+    """Fine-tune as `asked`, or go on with the run in `asked.output`; writes the folder's files.
+
+    Raises ValueError, FileNotFoundError, ImportError or RuntimeError for what the user can mend,
+    and Interrupted when asked to stop.
+    """
+    options = _prepared(asked)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    watcher.say("loading data and model")
+    data = _dataset(options)
+    pretrained = pretrained_classifier(
+        options.model or minilm_folder(), len(data.classes), options.seed
+    )
+    model, tokenizer = pretrained
+    select = [f"encoder.{name}" for name in block_maps(model.encoder)]
+    adapt_(
+        model,
+        rank=options.rank,
+        select=list(options.select) or select,
+        exclude="head",
+        train="head",
+        scale=options.scale,
+        seed=options.seed,
+    )
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    run = _run(options, pretrained, data)
+
+    def loss_at(step: int) -> Tensor:
+        chosen = batch_at(
+            step, count=len(data.train), batch_size=options.batch_size, seed=options.seed
+        )
+        batch = encode(tokenizer, [data.train[i] for i in chosen], options.length)
+        return loss_of(model, batch)
+
+    torch.manual_seed(options.seed)
+    history = train(run, loss_at, watcher.step, resume=options.resume)
+    watcher.say(f"scoring {len(data.held_out)} held-out rows")
+    after = evaluate(model, tokenizer, data.held_out, options.length)
+    metrics = _metrics(options, run, history, after)
+    export = _write(options, run, data, metrics, history)
+    return Outcome(metrics, history, export, options.output)
+
+
+def default_rank_rule(options: FinetuneOptions, parameters: int) -> RankRule:
+    """The rank rule that the options ask for; without a word, half of the starting parameters."""
+    if options.fixed_rank:
+        return FixedRank()
+    if options.rtol is not None:
+        return Tolerance(rtol=options.rtol)
+    return Budget(parameters=options.budget or max(1, parameters // 2))
+
+
+def _prepared(asked: FinetuneOptions) -> FinetuneOptions:
+    """The options of the run, with its folder ready."""
+    asked.check()
+    folder, file = asked.output, asked.output / OPTIONS
+    if asked.resume:
+        if not file.exists():
+            raise ValueError(f"{folder} holds no run to resume; start one without --resume")
+        if (folder / METRICS).exists():
+            raise ValueError(f"the run in {folder} is finished; see {folder / METRICS}")
+        saved = FinetuneOptions.from_json(json.loads(file.read_text(encoding="utf-8")))
+        differing = conflicts(asked, saved)
+        if differing:
+            raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")
+        fixed = {**saved.to_json(), "output": str(folder), "resume": True, "overwrite": False}
+        return FinetuneOptions.from_json(
+            {**fixed, "save_every": asked.save_every, "threads": asked.threads}
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not asked.overwrite:
+            hint = "--resume goes on with it, " if file.exists() else ""
+            raise ValueError(
+                f"{folder} is not empty; {hint}--overwrite replaces a run, --output names another"
+            )
+        _clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(asked.to_json(), indent=2) + "\n")
+    return asked
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run writes, and nothing else."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    names = (OPTIONS, METRICS, FIGURE, HEAD, LABELS, CHECKPOINT, HISTORY, FILE_NAME)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / LORA, ignore_errors=True)
+
+
+def _dataset(options: FinetuneOptions) -> Dataset:
+    if options.data is None:
+        return movie_reviews(options.seed)
+    columns = {"text_column": options.text_column, "label_column": options.label_column}
+    held_out = {"eval_fraction": options.eval_fraction, "seed": options.seed}
+    path = Path(options.data)
+    if path.suffix or path.exists():
+        return read_dataset(path, **columns, **held_out, eval_path=options.eval_data)  # type: ignore[arg-type]
+    return hub_dataset(options.data, **columns, **held_out)  # type: ignore[arg-type]
+
+
+def _run(options: FinetuneOptions, pretrained: Pretrained, data: Dataset) -> Run:
+    model = pretrained.model
+    optimizer = Optimizer(
+        model,
+        lr=options.lr,
+        rule=options.update_rule(),
+        weight_decay=options.weight_decay,
+        groups=[{"params": "head", "lr": options.head_lr}],
+    )
+    optimizer.rank_rule = default_rank_rule(options, adapter_parameters(optimizer))
+    text = json.dumps([data.classes, data.train, data.held_out])
+    return Run(
+        model=model,
+        optimizer=optimizer,
+        scheduler=LambdaLR(optimizer, warm_up_and_decay(options.steps)),
+        folder=options.output,
+        steps=options.steps,
+        save_every=options.save_every,
+        identity={"data": hashlib.sha256(text.encode()).hexdigest()},
+    )
+
+
+def _metrics(
+    options: FinetuneOptions, run: Run, history: list[Line], after: Score
+) -> dict[str, Any]:
+    tail = [line["loss"] for line in history[-TAIL:]]
+    sizes = [line["parameters"] for line in history]
+    layers = run.optimizer.layers
+    initial = sum(
+        min(options.rank, layer.in_features, layer.out_features)
+        * (layer.in_features + layer.out_features + 1)
+        for _, layer in layers
+    )
+    return {
+        "accuracy": after.accuracy,
+        "train_loss": statistics.fmean(tail),
+        "eval_loss": after.loss,
+        "ranks": {name.removeprefix("encoder."): layer.rank for name, layer in layers},
+        "parameters": {"start": initial, "end": sizes[-1], "mean": statistics.fmean(sizes)},
+        "seconds_per_step": statistics.median(line["seconds"] for line in history),
+        "peak_memory_bytes": _peak_memory(),
+        "steps": run.optimizer.steps,
+        "skipped_steps": run.optimizer.skipped,
+        "seed": options.seed,
+        "options": options.to_json(),
+        "rank_rule": repr(run.optimizer.rank_rule),
+        "rule": repr(run.optimizer.rule),
+        "versions": _versions(),
+    }
+
+
+def _peak_memory() -> int:
+    """Of the device if there is one, else of the process; bytes."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _write(
+    options: FinetuneOptions,
+    run: Run,
+    data: Dataset,
+    metrics: dict[str, Any],
+    history: list[Line],
+) -> LoraExport | None:
+    """All files but `metrics.json` first: where that is, the run is complete."""
+    folder, model = options.output, run.model
+    save(model, folder)
+    head = {name: t for name, t in model.state_dict().items() if name.startswith("head.")}
+    write_tensors(folder / HEAD, head, {})
+    write_text(folder / LABELS, json.dumps(list(data.classes)) + "\n")
+    export = None
+    if any(bool(layer.S.detach().any()) for _, layer in run.optimizer.layers):
+        name = options.model or "sentence-transformers/all-MiniLM-L6-v2"
+        export = export_lora(
+            model, folder / LORA, prefix="encoder", base_model_name=name,
+            task_type="FEATURE_EXTRACTION",
+        )  # fmt: skip
+    draw_run(metrics, history, folder / FIGURE)
+    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    return export

@@ -1,0 +1,152 @@
+"""The training loop of a job: steps, history, checkpoints, and stopping between two steps."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from rankwise.io.training import load_training, save_training
+from rankwise.optim.optimizer import Optimizer
+from rankwise.recipes.history import Line, append_line, truncate_history
+
+CHECKPOINT = "checkpoint.safetensors"
+HISTORY = "history.jsonl"
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+    def __init__(self, step: int, folder: Path) -> None:
+        super().__init__(f"stopped after step {step}; go on with --resume --output {folder}")
+
+
+@dataclass
+class Run:
+    """What a loop steps, and where it writes."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    folder: Path
+    steps: int
+    save_every: int
+    identity: dict[str, Any]
+    """What must be the same when the run goes on: of the data, for example a fingerprint."""
+
+
+def warm_up_and_decay(steps: int) -> Callable[[int], float]:
+    """Linear warm-up over a tenth of the steps, then linear decay to zero; factors of the rate."""
+    warm_up = max(1, steps // 10)
+    return lambda step: min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
+
+
+def adapter_parameters(optimizer: Optimizer) -> int:
+    """Numbers that the adapters hold: `(m + n + 1) r` each, for `S` is diagonal after a step."""
+    return sum(
+        layer.rank * (layer.in_features + layer.out_features + 1) for _, layer in optimizer.layers
+    )
+
+
+def train(
+    run: Run, loss_at: Callable[[int], Tensor], report: Callable[[Line], None], *, resume: bool
+) -> list[Line]:
+    """Take the steps that are left; returns the history of all.
+
+    Raises Interrupted after SIGINT or SIGTERM, between two steps, with the state saved.
+    """
+    history = _restored(run) if resume else []
+    for line in history:
+        report(line)
+    run.model.train()
+    with _asked_to_stop() as asked:
+        for step in range(len(history) + 1, run.steps + 1):
+            line = _step(run, loss_at, step)
+            append_line(run.folder / HISTORY, line)
+            history.append(line)
+            report(line)
+            if step % run.save_every == 0 or step == run.steps or asked():
+                _save(run, step)
+            if asked() and step < run.steps:
+                raise Interrupted(step, run.folder)
+    return history
+
+
+def _step(run: Run, loss_at: Callable[[int], Tensor], step: int) -> Line:
+    start = time.perf_counter()
+    lr = run.optimizer.param_groups[-1]["lr"]
+    loss = loss_at(step - 1)
+    run.optimizer.zero_grad()
+    loss.backward()
+    norm = run.optimizer.gradient_norm()
+    run.optimizer.step()
+    run.scheduler.step()
+    seconds = time.perf_counter() - start
+    ranks = [layer.rank for _, layer in run.optimizer.layers]
+    return {
+        "step": step,
+        "loss": loss.item(),
+        "lr": lr,
+        "mean_rank": sum(ranks) / len(ranks),
+        "parameters": adapter_parameters(run.optimizer),
+        "gradient_norm": norm.item(),
+        "seconds": seconds,
+    }
+
+
+def _save(run: Run, step: int) -> None:
+    save_training(
+        run.folder / CHECKPOINT,
+        model=run.model,
+        optimizer=run.optimizer,
+        scheduler=run.scheduler,
+        progress={"step": step, "identity": run.identity},
+    )
+
+
+def _restored(run: Run) -> list[Line]:
+    path = run.folder / CHECKPOINT
+    if not path.exists():
+        raise ValueError(
+            f"{run.folder} holds no checkpoint: the run stopped before its first. "
+            "Start it anew with --overwrite"
+        )
+    random_state = torch.get_rng_state()
+    progress = load_training(
+        path, model=run.model, optimizer=run.optimizer, scheduler=run.scheduler
+    )
+    if progress["identity"] != run.identity:
+        torch.set_rng_state(random_state)
+        changed = [k for k, v in run.identity.items() if progress["identity"].get(k) != v]
+        raise ValueError(f"{path}: the run was started with other {' and '.join(changed)}")
+    return truncate_history(run.folder / HISTORY, progress["step"])
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Within, the first SIGINT or SIGTERM is remembered; a second one acts as it always does."""
+    received: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for sort, handler in before.items():
+            signal.signal(sort, handler)
+
+    try:
+        for sort in (signal.SIGINT, signal.SIGTERM):
+            before[sort] = signal.signal(sort, remember)
+    except ValueError:  # Not in the main thread: signals are somebody else's.
+        pass
+    try:
+        yield lambda: bool(received)
+    finally:
+        for sort, handler in before.items():
+            signal.signal(sort, handler)

@@ -1,0 +1,49 @@
+"""The command line: what is printed, and with which status it ends."""
+
+import json
+
+import pytest
+
+from rankwise.cli.main import main
+
+
+def test_a_fine_tuning_prints_its_results_and_where_they_are(
+    tiny_encoder, labelled_file, tmp_path, capsys
+):
+    output = tmp_path / "run"
+    arguments = ["finetune", "--model", str(tiny_encoder), "--data", str(labelled_file)]
+    assert main([*arguments, "--steps", "3", "--rank", "2", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    for word in ("held-out accuracy", "adapter parameters", "mean rank", "PEFT", "llama.cpp"):
+        assert word in printed
+    assert json.loads((output / "metrics.json").read_text())["options"]["steps"] == 3
+
+
+def test_an_error_of_the_user_is_one_line_and_status_2(tmp_path, capsys):
+    data = tmp_path / "a.csv"
+    data.write_text("text,label\na,1\n")
+    assert main(["finetune", "--data", str(data), "--output", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("rankwise: error:") and len(error.splitlines()) == 1
+    assert "all 1 rows have the label '1'" in error
+
+
+def test_a_bad_value_leaves_no_folder_behind(tmp_path, capsys):
+    assert main(["finetune", "--lr", "-1", "--output", str(tmp_path / "run")]) == 2
+    assert "--lr must be finite and not negative, got -1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_option_is_refused_with_a_near_one(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["finetune", "--stpes", "3"])
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert "--steps" in printed.out + printed.err
+
+
+def test_a_plan_names_layers_and_reasons(tiny_encoder, capsys):
+    assert main(["plan", "--model", str(tiny_encoder), "--rank", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "attention.self.query" in printed and "not selected" in printed
+    assert "adapted: 12 layers" in printed

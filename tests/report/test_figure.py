@@ -1,0 +1,29 @@
+"""The picture of a run, and the table behind it."""
+
+import pytest
+
+from rankwise.report.figure import draw_run, rank_table, running_mean
+
+HISTORY = [
+    {"step": i, "loss": 1 / i, "parameters": 1000 - i, "gradient_norm": 1.0} for i in range(1, 9)
+]
+
+
+def test_layers_are_sorted_into_kinds_and_blocks():
+    ranks = {"layer.10.query": 3, "layer.2.query": 1, "layer.2.out.dense": 4, "top": 7}
+    kinds, blocks, table = rank_table(ranks)
+    assert kinds == ["query", "out.dense", "top"]
+    assert blocks == ["", "2", "10"]
+    assert table == [[None, 1, 3], [None, 4, None], [7, None, None]]
+
+
+def test_the_running_mean_is_over_what_has_been_seen():
+    assert running_mean([1.0, 3.0, 5.0, 7.0], width=2) == [1.0, 2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize("layers", [1, 3, 400])
+def test_a_picture_is_drawn_for_any_number_of_layers(layers, tmp_path):
+    ranks = {f"h.{i}.attn": 1 + i % 5 for i in range(layers)}
+    draw_run({"ranks": ranks, "eval_loss": 0.3, "accuracy": 0.8}, HISTORY, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -1,0 +1,81 @@
+"""What users write: the public names and their options. A change here is a change for them."""
+
+import inspect
+from dataclasses import fields
+
+import pytest
+
+import rankwise as rw
+
+OPTIONS = {
+    "plan": "model rank select exclude min_features train",
+    "adapt_": "model rank select exclude min_features train scale seed",
+    "merge_": "model final",
+    "unmerge_": "model",
+    "save": "model folder",
+    "load": "model folder",
+    "save_training": "path model optimizer scheduler progress",
+    "load_training": "path model optimizer scheduler",
+    "export_lora": "model folder compact max_rank base_model_name task_type prefix",
+    "Optimizer": "model lr rule rank_rule weight_decay max_step groups",
+    "LowRankLinear": "factors base bias scale",
+    "FixedRank": "",
+    "Tolerance": "every grow min_rank max_rank rest rtol",
+    "Budget": "every grow min_rank max_rank rest parameters keep",
+    "Adam": "betas power spectrum eps",
+    "SGD": "",
+    "HeavyBall": "momentum",
+    "Spectral": "momentum",
+}
+FINETUNE = (
+    "model data text_column label_column eval_data eval_fraction rank budget rtol fixed_rank rule "
+    "lr head_lr weight_decay batch_size steps max_length select scale seed output resume overwrite "
+    "save_every threads"
+)
+
+
+def options(public) -> list[str]:
+    return [name for name in inspect.signature(public).parameters if name != "self"]
+
+
+def test_the_public_names_are_these():
+    assert set(rw.__all__) == set(OPTIONS)
+    assert len(rw.__all__) == len(OPTIONS) <= 25
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_options_are_these(name):
+    assert options(getattr(rw, name)) == OPTIONS[name].split()
+
+
+def test_the_options_of_the_command_line_are_these():
+    from rankwise.recipes.options import FinetuneOptions
+
+    assert options(FinetuneOptions) == FINETUNE.split()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_public_name_is_documented_and_names_each_option(name):
+    public = getattr(rw, name)
+    text = inspect.getdoc(public)
+    for option in set(options(public)) - {"model"}:
+        # A rank rule inherits the description of the options that it inherits.
+        inherited = " ".join(inspect.getdoc(c) or "" for c in getattr(public, "__mro__", ())[1:-1])
+        assert option in text or option in inherited, f"{name} says nothing of `{option}`"
+
+
+@pytest.mark.parametrize("name", ["FixedRank", "Tolerance", "Budget", "Adam", "HeavyBall"])
+def test_rules_are_values_equal_by_their_options_and_immutable(name):
+    rule = getattr(rw, name)
+    keywords = {"parameters": 100} if name == "Budget" else {}
+    assert rule(**keywords) == rule(**keywords)
+    assert hash(rule(**keywords)) == hash(rule(**keywords))
+    assert [f.name for f in fields(rule)] == OPTIONS[name].split()
+    with pytest.raises(AttributeError):
+        rule(**keywords).momentum = 0.5
+
+
+def test_the_version_is_that_of_the_package():
+    from importlib.metadata import version
+
+    assert rw.__version__ == version("rankwise")
