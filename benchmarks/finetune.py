@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from figures import draw
 from methods import Setting
 from results import read_records, record_path
+from tables import by_setting, markdown, rate_range
 
 from rankwise.optim.optimizer import DEFAULT_LR
 
@@ -24,6 +26,7 @@ GRID = (5e-4, 1e-3, 2e-3, 4e-3)
 FULL_GRID = (3e-5, 1e-4, 3e-4, 1e-3)
 PEERS = ("LoRA", "rsLoRA", "DoRA", "PiSSA", "AdaLoRA", "full")
 LORA_RANKS = (2, 4, 8)
+INITIAL_RANK = 8
 RATE_RANGE = (3e-5, 1e-4, 3e-4, 3e-3, 1e-2, 3e-2, 1e-1)
 HERE = Path(__file__).parent
 
@@ -47,9 +50,9 @@ class Options:
     """Also the range of rates and of initial ranks."""
 
 
-def ours(steps: int, seed: int, *, lr: float = DEFAULT_LR, rank: int = 8) -> Setting:
-    """rankwise as it comes: default rate, default rank rule."""
-    return Setting("rankwise", rank, lr, seed, steps, mean_rank=4.0)
+def ours(steps: int, seed: int, *, lr: float = DEFAULT_LR, rank: int = INITIAL_RANK) -> Setting:
+    """rankwise as it comes: default rate, and the budget that the command line takes by default."""
+    return Setting("rankwise", rank, lr, seed, steps, mean_rank=INITIAL_RANK / 2)
 
 
 def main(options: Options) -> None:
@@ -109,14 +112,20 @@ def run_one(options: Options, setting: Setting) -> None:
 
 
 def report(options: Options) -> None:
-    from figures import draw
-    from tables import markdown
-
-    records = [r for r in read_records(options.output / "") if r["task"] == options.task]
-    table = markdown(records)
+    """Write table and picture of all records of the task."""
+    records = [
+        r
+        for r in read_records(options.output)
+        if r["task"] == options.task and r["bfloat16"] == options.bfloat16
+    ]
+    default = {"default_lr": DEFAULT_LR, "default_rank": INITIAL_RANK}
+    table = markdown(records, **default)
     (options.output / f"{options.task}.md").write_text(table)
-    draw(records, options.output / f"{options.task}.png")
+    draw(records, options.output / f"{options.task}.png", **default)
     print(table)
+    for method in ("rankwise", "LoRA"):
+        found = rate_range(by_setting(records), method, INITIAL_RANK, options.seeds[0], within=1.05)
+        print(f"{method}: training loss within 5 % of the best at rates {found}")
 
 
 if __name__ == "__main__":

@@ -47,10 +47,12 @@ def test_losses_that_outlive_a_resize_do_not_spoil_the_gradients_after_it(ranks,
             close(got, right)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("before, after", [(3, 1), (1, 5), (3, 5)])
-def test_a_backward_pass_through_factors_that_are_gone_is_refused(before, after, draw):
+def test_a_backward_pass_through_factors_that_are_gone_is_refused(before, after, autocast, draw):
     layer = make(before, draw)
-    loss = layer(normal(4, N, draw=draw)).square().sum()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = layer(normal(4, N, draw=draw)).square().sum()
     layer.set_factors_(of_rank(after, draw))
     with pytest.raises(RuntimeError, match=f"the rank changed from {before} to {after} between"):
         loss.backward()

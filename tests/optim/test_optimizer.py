@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rankwise.nn import LowRankLinear
 from rankwise.numerics.factors import Factors, orthonormality_defect
 from rankwise.numerics.init import truncated_svd, zero_core
+from rankwise.numerics.retract import truncate
 from rankwise.optim.adam import Adam
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rank_rule import Budget, FixedRank, Tolerance
@@ -273,6 +274,18 @@ def test_a_stock_optimizer_on_the_factors_is_found_out():
     train(model, torch.optim.AdamW(model.parameters(), lr=0.1), 1, 2)
     with pytest.raises(ValueError, match="not orthonormal"):
         train(model, ours, 2, 3)
+
+
+def test_factors_of_another_rank_that_are_no_bases_are_found_out():
+    model = two_layers()
+    ours = Optimizer(model, lr=1e-2)
+    train(model, ours, 0, 1)
+    layer = model[0]
+    assert isinstance(layer, LowRankLinear)
+    U, S, V = (2.0 * t for t in truncate(layer.factors(), 1))
+    layer.set_factors_(Factors(U, S, V))
+    with pytest.raises(ValueError, match="not orthonormal"):
+        train(model, ours, 1, 2)
 
 
 def test_what_is_not_a_model_or_a_rule_is_refused_with_what_to_write():

@@ -175,8 +175,10 @@ def _names(path: Path, content: Mapping[str, Any], key: str) -> list[str]:
 
 def _layer(path: Path, name: str, entry: Any, tensors: Mapping[str, Tensor]) -> StoredLayer:
     scale = entry.get("scale") if isinstance(entry, dict) else None
-    if not isinstance(scale, (int, float)) or not math.isfinite(scale):
-        raise ValueError(f"{path}: layer {name!r} has no finite scale in the metadata: {entry!r}")
+    if not isinstance(scale, (int, float)) or not 0.0 < abs(scale) < math.inf:
+        raise ValueError(
+            f"{path}: layer {name!r} needs a scale that is finite and not 0, got {entry!r}"
+        )
     try:
         factors = check_factors(Factors(*(tensors[join(name, letter)] for letter in "USV")))
     except ValueError as error:

@@ -17,6 +17,8 @@ from torch.autograd import Function
 class LowRankProduct(Function):
     """`x` (..., n), `U` (m, r), `S` (r, r), `V` (n, r), frozen `W0` (m, n) and `b` (m,) or None."""
 
+    # Products with a thin factor are written transposed, (r, rows) with contiguous factors: BLAS is
+    # up to four times as fast there as with (rows, r).
     generate_vmap_rule = True
 
     @staticmethod
@@ -29,46 +31,49 @@ class LowRankProduct(Function):
         b: Tensor | None,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        a = x @ V
-        low_rank = (a @ S.mT) @ U.mT
+        rows = _rows(x)
+        Ut, S, Vt = _computing(x.dtype, U, S, V)
+        at = Vt @ rows.mT
+        mixed = (S @ at).mT
         if W0 is None:
-            y = low_rank * scale if b is None else low_rank * scale + b
+            y = mixed @ Ut * scale
+            y = y if b is None else y + b
         else:
-            y = torch.nn.functional.linear(x, W0, b).add_(low_rank, alpha=scale)
-        return y, a
+            y = torch.nn.functional.linear(rows, W0, b).add_(mixed @ Ut, alpha=scale)
+        return y.view(*x.shape[:-1], y.shape[-1]), at
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         x, U, S, V, W0, _, scale = inputs
-        _, a = output
-        ctx.mark_non_differentiable(a)
-        ctx.save_for_backward(x, a, U, S, V, W0)
+        _, at = output
+        ctx.mark_non_differentiable(at)
+        ctx.save_for_backward(x, at, U, S, V, W0)
         ctx.scale = scale
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, U, S, V, W0 = ctx.saved_tensors
-        if S.shape[0] != a.shape[-1]:
+        x, at, U, S, V, W0 = ctx.saved_tensors
+        if S.shape[0] != at.shape[0]:
             # A resize is no write that torch counts; it would take the new factors for the old.
             raise RuntimeError(
-                f"the rank changed from {a.shape[-1]} to {S.shape[0]} between the forward pass and "
+                f"the rank changed from {at.shape[0]} to {S.shape[0]} between the forward pass and "
                 "this backward pass. Call `backward()` before `optimizer.step()`."
             )
-        scale, needs = ctx.scale, ctx.needs_input_grad
-        h = dy @ U * scale
+        needs, rows = ctx.needs_input_grad, _rows(dy)
+        Ut, S, Vt = _computing(dy.dtype, U, S, V)
+        ht = Ut @ rows.mT * ctx.scale
         dx = dK = dS = dL = db = None
         if needs[0]:
-            dx = (h @ S) @ V.mT
-            if W0 is not None:
-                dx = dx + dy @ W0
+            dx = (S.mT @ ht).mT @ Vt
+            dx = (dx if W0 is None else dx.add_(rows @ W0)).view(x.shape)
         if needs[1]:
-            dK = _rows(dy).mT @ _rows(a) * scale
+            dK = (at @ rows).mT * ctx.scale
         if needs[2]:
-            dS = _rows(h).mT @ _rows(a)
+            dS = ht @ at.mT
         if needs[3]:
-            dL = _rows(x).mT @ _rows(h)
+            dL = (ht @ _rows(x)).mT
         if needs[5]:
-            db = _rows(dy).sum(0)
+            db = rows.sum(0)
         return dx, dK, dS, dL, None, db, None
 
 
@@ -88,19 +93,22 @@ def low_rank_product(
     bfloat16 base); the gradients come back in the type of what they belong to.
     """
     device = x.device.type
-    autocast = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
-    U, S, V = U.to(dtype), S.to(dtype), V.to(dtype)
-    if not autocast:
+    if not torch.is_autocast_enabled(device):
         return _apply(x, U, S, V, W0, b, scale)
+    dtype = torch.get_autocast_dtype(device)
     W0, b = (t if t is None else t.to(dtype) for t in (W0, b))
     with torch.autocast(device, enabled=False):
         return _apply(x.to(dtype), U, S, V, W0, b, scale)
 
 
+def _computing(dtype: torch.dtype, U: Tensor, S: Tensor, V: Tensor) -> tuple[Tensor, ...]:
+    """`U^T`, `S`, `V^T` as they are multiplied: in one type, with contiguous rows."""
+    return U.mT.to(dtype).contiguous(), S.to(dtype), V.mT.to(dtype).contiguous()
+
+
 def _rows(t: Tensor) -> Tensor:
     """All vectors of a batch as the rows of one matrix."""
-    return t.flatten(0, -2) if t.ndim > 1 else t[None]
+    return t.reshape(-1, t.shape[-1])
 
 
 def _apply(*inputs: Tensor | float | None) -> Tensor:

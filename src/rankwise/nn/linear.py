@@ -64,10 +64,10 @@ class LowRankLinear(nn.Module):
     def weight(self) -> Tensor:
         """The frozen weight of the base, for code that asks a layer for its dtype or device.
 
-        Raises AttributeError without a base: there is no weight then but `factors().dense()`.
+        Without a base there is no such attribute: the weight is `factors().dense()`.
         """
         if self.base is None:
-            raise AttributeError("a LowRankLinear without a base has no `weight`, only `factors()`")
+            raise AttributeError("weight")
         weight: Any = self.base.weight
         return weight
 

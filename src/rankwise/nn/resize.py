@@ -13,8 +13,8 @@ def set_factor_(parameter: nn.Parameter, value: Tensor) -> None:
     of the new shape. Hence the detour by an empty tensor of another dtype.
     """
     if value.shape == parameter.shape:
-        with torch.no_grad():
-            parameter.copy_(value)
+        # Without the cost of a `no_grad` block; the version is counted all the same.
+        parameter.detach().copy_(value)
         return
     target = value.detach().to(parameter.device, parameter.dtype, copy=True).contiguous()
     other = torch.float64 if parameter.dtype != torch.float64 else torch.float32

@@ -11,8 +11,9 @@ def orthonormalise(X: Tensor) -> Tensor:
     orthonormal comes back as it is. Columns that add nothing are completed arbitrarily.
     """
     Q, R = torch.linalg.qr(X)
-    sign = torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)
-    return (Q * sign).contiguous()
+    sign = torch.copysign(Q.new_ones(Q.shape[1]), R.diagonal())
+    # LAPACK's Q is column-major.
+    return torch.mul(Q, sign, out=torch.empty_like(Q, memory_format=torch.contiguous_format))
 
 
 def augment(U: Tensor, X: Tensor) -> Tensor:
@@ -23,5 +24,6 @@ def augment(U: Tensor, X: Tensor) -> Tensor:
     Columns of `X` are scaled to largest entry one first, so that no square under- or overflows
     for a gradient of size 1e-30 or 1e30; the span does not change.
     """
-    largest = X.abs().amax(dim=0)
-    return orthonormalise(torch.cat([U, X / largest.where(largest > 0, 1.0)], dim=1))
+    largest = torch.linalg.vector_norm(X, float("inf"), dim=0)
+    scaled = X / largest.clamp_min(torch.finfo(X.dtype).tiny)
+    return orthonormalise(torch.cat([U, scaled], dim=1))

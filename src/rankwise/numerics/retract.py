@@ -33,10 +33,11 @@ def frame_of(f: Factors, xi: Tangent) -> Frame:
 
 def core_of(frame: Frame, r: int, xi: Tangent) -> Tensor:
     """`U_hat^T xi V_hat = [[C, L^T V~], [U~^T K, 0]]`, (r_u, r_v)."""
-    U_new, V_new = frame.U_hat[:, r:], frame.V_hat[:, r:]
-    corner = xi.C.new_zeros(U_new.shape[1], V_new.shape[1])
-    top = torch.cat([xi.C, xi.L.mT @ V_new], dim=1)
-    return torch.cat([top, torch.cat([U_new.mT @ xi.K, corner], dim=1)], dim=0)
+    core = xi.C.new_zeros(frame.U_hat.shape[1], frame.V_hat.shape[1])
+    core[:r, :r] = xi.C
+    core[:r, r:] = xi.L.mT @ frame.V_hat[:, r:]
+    core[r:, :r] = frame.U_hat[:, r:].mT @ xi.K
+    return core
 
 
 def embed(S: Tensor, core: Tensor) -> Tensor:

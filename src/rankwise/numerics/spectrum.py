@@ -13,7 +13,6 @@ def spectral_power(X: Tensor, power: float, *, rtol: float = 1e-6) -> Tensor:
     """
     P, sigma, Qh = torch.linalg.svd(X, full_matrices=False)
     relative = sigma / sigma[:1].clamp_min(torch.finfo(sigma.dtype).tiny)
-    shaped = torch.where(relative > rtol, relative.pow(power), torch.zeros_like(relative))
-    size = torch.linalg.vector_norm(sigma)
-    shaped = shaped * (size / torch.linalg.vector_norm(shaped).clamp_min(1e-30))
-    return (P * shaped) @ Qh
+    shaped = relative.pow(power).mul_(relative > rtol)
+    size = torch.linalg.vector_norm(sigma) / torch.linalg.vector_norm(shaped).clamp_min(1e-30)
+    return P @ (Qh * (shaped * size)[:, None])

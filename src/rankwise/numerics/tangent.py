@@ -7,6 +7,7 @@ One backward pass gives the three for the gradient: `K = G V`, `L = G^T U`, `C =
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from rankwise.numerics.factors import Factors
@@ -20,13 +21,25 @@ class Tangent(NamedTuple):
     C: Tensor
 
     def dense(self, f: Factors) -> Tensor:
-        return self.K @ f.V.mT + f.U @ (self.L.mT - self.C @ f.V.mT)
+        left, right = split(f, self)
+        return left @ right.mT
 
 
 def project(f: Factors, G: Tensor) -> Tangent:
     """`P(W) G = G V V^T + U U^T G - U U^T G V V^T`, the tangent part of a dense `G` (m, n)."""
     K = G @ f.V
     return Tangent(K, G.mT @ f.U, f.U.mT @ K)
+
+
+def split(f: Factors, xi: Tangent) -> tuple[Tensor, Tensor]:
+    """`A` (m, 2r) and `B` (n, 2r) with `xi = A B^T`: `A = [K, U]`, `B = [V, L - V C^T]`."""
+    return torch.cat([xi.K, f.U], dim=1), torch.cat([f.V, xi.L - f.V @ xi.C.mT], dim=1)
+
+
+def project_product(f: Factors, A: Tensor, B: Tensor) -> Tangent:
+    """`P(W) A B^T` for `A` (m, k) and `B` (n, k) in O((m + n) k r), nothing dense."""
+    BV, AU = B.mT @ f.V, A.mT @ f.U
+    return Tangent(A @ BV, B @ AU, AU.mT @ BV)
 
 
 def inner(a: Tangent, b: Tangent) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.spectrum import spectral_power
-from rankwise.numerics.tangent import Tangent, squared_norm
+from rankwise.numerics.tangent import Tangent, project_product, split
 from rankwise.optim.update_rule import (
     State,
     UpdateRule,
@@ -57,31 +57,25 @@ class Adam(UpdateRule):
         state["step"] = step = state.get("step", 0) + 1
         M = accumulate(state, gradient, keep=beta1, add=1 - beta1)
         ahead = look_ahead(M, gradient, keep=beta1, step=step)
-        row = _average(state, "row", gradient.K.square().mean(1), beta2)
-        column = _average(state, "column", gradient.L.square().mean(1), beta2)
-        energy = _average(state, "energy", squared_norm(gradient), beta2) / (1 - beta2**step)
-        D = scale_sides(f, ahead, self._weights(row), self._weights(column))
-        size = 2 * sum(f.shape) ** 0.5 / energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()
-        return Tangent(*(t * size for t in D))
+        rows, columns = gradient.K.square().sum(1), gradient.L.square().sum(1)
+        energy = rows.sum() + columns.sum() - gradient.C.square().sum()
+        row, column = _average(state, "row", rows, beta2), _average(state, "column", columns, beta2)
+        mean = _average(state, "energy", energy, beta2).clamp_min(torch.finfo(energy.dtype).tiny)
+        size = mean.rsqrt() * (2 * (sum(f.shape) * (1 - beta2**step)) ** 0.5)
+        return scale_sides(f, ahead, self._weights(row) * size, self._weights(column))
 
     def core(self, core: Tensor) -> Tensor:
         return core if self.spectrum == 1.0 else spectral_power(core, self.spectrum)
 
     def _weights(self, moment: Tensor) -> Tensor:
         mean = moment.mean().clamp_min(torch.finfo(moment.dtype).tiny)
-        return (moment / mean + self.eps).pow(-self.power)
+        return (moment / mean).add_(self.eps).pow_(-self.power)
 
 
 def scale_sides(f: Factors, xi: Tangent, row: Tensor, column: Tensor) -> Tangent:
-    """`P(W) diag(row) xi diag(column)` for `row` (m,) and `column` (n,), nothing dense.
-
-    With `xi = K V^T + U R^T` the product has rank 2r: `[row K, row U] [column V, column R]^T`.
-    """
-    R = xi.L - f.V @ xi.C.mT
-    left = torch.cat([xi.K, f.U], dim=1) * row[:, None]
-    right = torch.cat([f.V, R], dim=1) * column[:, None]
-    K = left @ (right.mT @ f.V)
-    return Tangent(K, right @ (left.mT @ f.U), f.U.mT @ K)
+    """`P(W) diag(row) xi diag(column)` for `row` (m,) and `column` (n,), nothing dense."""
+    left, right = split(f, xi)
+    return project_product(f, left * row[:, None], right * column[:, None])
 
 
 def _average(state: State, name: str, value: Tensor, beta: float) -> Tensor:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.nn.linear import LowRankLinear
+from rankwise.numerics.factors import Factors
 from rankwise.numerics.retract import Spectrum, core_of, cut, decompose, embed, frame_of
 from rankwise.numerics.tangent import Tangent, squared_norm
 from rankwise.optim.adam import Adam
 from rankwise.optim.dense import adamw_
 from rankwise.optim.layers import param_groups, trainable_layers
-from rankwise.optim.ownership import check_untouched, claim, record
+from rankwise.optim.ownership import Version, check_untouched, claim, record
 from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
 from rankwise.optim.trust import step_length
 from rankwise.optim.update_rule import UpdateRule
@@ -79,7 +80,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(param_groups(model, self.layers, groups), defaults)
         for group in self.param_groups:
             _check_options(group)
-        self._versions: dict[str, int] = {}
+        self._versions: dict[str, Version] = {}
         claim(self, self.layers)
 
     @torch.no_grad()
@@ -110,25 +111,22 @@ class Optimizer(torch.optim.Optimizer):
 
     def _step_factors(self) -> None:
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
-        active = [
-            (layer, group_of[id(layer.U)])
-            for name, layer in self.layers
-            if has_gradient(name, layer)
-        ]
-        spectra = [self._advance(layer, group) for layer, group in active]
+        layers = [layer for name, layer in self.layers if has_gradient(name, layer)]
+        groups = [group_of[id(layer.U)] for layer in layers]
+        factors = [layer.factors() for layer in layers]
+        spectra = list(map(self._advance, layers, factors, groups))
         candidates = [
-            Candidates(s.sigma, layer.rank, layer.factors().shape)
-            for s, (layer, _) in zip(spectra, active, strict=True)
+            Candidates(s.sigma, f.rank, f.shape) for s, f in zip(spectra, factors, strict=True)
         ]
-        ranks = self.rank_rule.ranks(Clock(self.steps, _decay(g for _, g in active)), candidates)
-        for (layer, _), spectrum, rank in zip(active, spectra, ranks, strict=True):
-            old, new = layer.factors(), cut(spectrum, rank)
+        ranks = self.rank_rule.ranks(Clock(self.steps, _decay(groups)), candidates)
+        for layer, old, spectrum, rank in zip(layers, factors, spectra, ranks, strict=True):
+            new = cut(spectrum, rank)
             self.rule.transport(old, new, self.state[layer.U])
             layer.set_factors_(new)
 
-    def _advance(self, layer: LowRankLinear, group: dict[str, Any]) -> Spectrum:
+    def _advance(self, layer: LowRankLinear, f: Factors, group: dict[str, Any]) -> Spectrum:
         """The layer's step, not yet cut."""
-        f, state = layer.factors(), self.state[layer.U]
+        state = self.state[layer.U]
         D = self.rule.direction(f, tangent_gradient(layer), state)
         frame = frame_of(f, D)
         core = self.rule.core(core_of(frame, f.rank, D))

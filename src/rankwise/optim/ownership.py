@@ -11,6 +11,9 @@ _owners: "weakref.WeakKeyDictionary[LowRankLinear, weakref.ref[Any]]" = weakref.
 
 MAX_DEFECT = 1e-3
 
+Version = tuple[int, int]
+"""Changes with every write to the factors of a layer."""
+
 
 def claim(optimizer: Any, layers: list[NamedLayer]) -> None:
     """Make `optimizer` the owner of `layers`; an earlier owner will refuse its next step."""
@@ -19,10 +22,11 @@ def claim(optimizer: Any, layers: list[NamedLayer]) -> None:
         _owners[layer] = weakref.ref(optimizer)
 
 
-def check_untouched(optimizer: Any, layers: list[NamedLayer], versions: dict[str, int]) -> None:
+def check_untouched(optimizer: Any, layers: list[NamedLayer], versions: dict[str, Version]) -> None:
     """ValueError if a layer has a newer owner, or its bases were changed and are no longer bases.
 
-    Every in-place write raises a tensor's version, so an untouched layer costs one comparison.
+    Every in-place write raises a tensor's version, every other one changes the rank, so an
+    untouched layer costs one comparison.
     """
     for name, layer in layers:
         owner = _owners.get(layer)
@@ -35,7 +39,7 @@ def check_untouched(optimizer: Any, layers: list[NamedLayer], versions: dict[str
             check_orthonormal(name, layer)
 
 
-def record(layers: list[NamedLayer], versions: dict[str, int]) -> None:
+def record(layers: list[NamedLayer], versions: dict[str, Version]) -> None:
     """Remember the versions of the factors after a step."""
     for name, layer in layers:
         versions[name] = _version(layer)
@@ -55,5 +59,5 @@ def check_orthonormal(name: str, layer: LowRankLinear) -> None:
             )
 
 
-def _version(layer: LowRankLinear) -> int:
-    return layer.U._version + layer.S._version + layer.V._version
+def _version(layer: LowRankLinear) -> Version:
+    return layer.rank, layer.U._version + layer.S._version + layer.V._version

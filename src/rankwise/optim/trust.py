@@ -27,8 +27,7 @@ def step_length(
     if peak <= 0 or max_step == float("inf"):
         return lr
     longest = max_step * _weight_norm(layer, state)
-    length = peak * torch.linalg.matrix_norm(core)
-    return lr * (longest / length.clamp_min(torch.finfo(core.dtype).tiny)).clamp_max(1.0)
+    return (longest / torch.linalg.vector_norm(core)).clamp_max(peak) * (lr / peak)
 
 
 def _weight_norm(layer: LowRankLinear, state: State) -> Tensor:

@@ -73,7 +73,8 @@ def accumulate(state: State, gradient: Tangent, *, keep: float, add: float) -> T
 def look_ahead(M: Tangent, gradient: Tangent, *, keep: float, step: int) -> Tangent:
     """`keep * M / (1 - keep^step) + (1 - keep) * gradient`: the mean, a step ahead."""
     weight = keep / (1 - keep**step)
-    return Tangent(*(m * weight + g * (1 - keep) for m, g in zip(M, gradient, strict=True)))
+    pairs = zip(M, gradient, strict=True)
+    return Tangent(*((m * weight).add_(g, alpha=1 - keep) for m, g in pairs))
 
 
 def check_unit_interval(rule: str, name: str, value: float) -> None:

@@ -50,7 +50,6 @@ def adapt_(
             already adapted or is itself a linear layer. The model is then unchanged.
     """
     _check_model(model)
-    _check_scale(scale)
     planned = plan(
         model, rank=rank, select=select, exclude=exclude, min_features=min_features, train=train
     )
@@ -108,8 +107,3 @@ def _check_model(model: nn.Module) -> None:
         )
     if any(p.is_meta for p in model.parameters()):
         raise ValueError("the model has weights on the meta device; load them before `adapt_`")
-
-
-def _check_scale(scale: float) -> None:
-    if not (0.0 < abs(scale) < float("inf")):
-        raise ValueError(f"`scale` must be finite and not 0, got {scale}")
