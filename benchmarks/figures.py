@@ -1,6 +1,7 @@
 """Records as one picture: losses over steps, seconds and rates; final over initial ranks."""
 
 import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,22 @@ COLOURS = {
     "AdaLoRA": "#e69f00",
     "full": "#999999",
 }
+RULE_COLOURS = ("#d55e00", "#0072b2", "#009e73")
 WIDTH = 25
+LORA_RANK = 8
 
 
-def draw(records: list[Record], path: Path, *, default_lr: float, default_rank: int) -> None:
+def draw(records: list[Record], path: Path, default: Key) -> None:
     from matplotlib.figure import Figure
 
     groups = by_setting(records)
-    picked = [
-        key for (method, rank), key in chosen(groups, default_lr).items() if rank == default_rank
-    ]
+    picked = [key for key in chosen(groups, default) if key == default or key.rank == LORA_RANK]
     figure = Figure(figsize=(13, 8), layout="constrained", dpi=110)
     (over_steps, over_seconds), (over_rates, over_ranks) = figure.subplots(2, 2)
     _courses(over_steps, groups, picked, seconds=False)
     _courses(over_seconds, groups, picked, seconds=True)
-    _rates(over_rates, groups, default_rank)
-    _initial_ranks(over_ranks, groups, default_lr)
+    _rates(over_rates, groups)
+    _initial_ranks(over_ranks, groups, default.lr)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
@@ -54,11 +55,11 @@ def _courses(
     axes.legend(frameon=False, fontsize=8)
 
 
-def _rates(axes: Any, groups: dict[Key, dict[int, Record]], rank: int) -> None:
+def _rates(axes: Any, groups: dict[Key, dict[int, Record]]) -> None:
     seed = min(seed for group in groups.values() for seed in group)
     for method in ("rankwise", "LoRA"):
         for measure, style in (("eval_loss", "o-"), ("train_loss", "o--")):
-            points = rate_curve(groups, method, rank, seed, measure)
+            points = rate_curve(groups, method, LORA_RANK, seed, measure)
             name = f"{method}, {'validation' if measure == 'eval_loss' else 'training'}"
             axes.plot(*zip(*points, strict=True), style, color=COLOURS[method], label=name, ms=4)
     axes.set_xscale("log")
@@ -69,16 +70,19 @@ def _rates(axes: Any, groups: dict[Key, dict[int, Record]], rank: int) -> None:
 
 def _initial_ranks(axes: Any, groups: dict[Key, dict[int, Record]], default_lr: float) -> None:
     """Mean final rank over the initial one, one point a seed."""
-    x, y = [], []
-    for (method, rank, lr), group in groups.items():
-        if method == "rankwise" and lr == default_lr:
-            for record in group.values():
-                x.append(rank)
-                y.append(statistics.fmean(record["ranks"].values()))
-    axes.plot(x, y, "o", color=COLOURS["rankwise"], alpha=0.7)
-    axes.plot([min(x), max(x)], [min(x), max(x)], ":", color="#999999")
-    axes.annotate("rank unchanged", (max(x), max(x)), ha="right", va="bottom", color="#777777")
+    points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for key, group in groups.items():
+        if key.method.startswith("rankwise") and key.lr == default_lr:
+            rule = key.method.partition(", ")[2] or "budget"
+            ends = (statistics.fmean(record["ranks"].values()) for record in group.values())
+            points[rule].extend((key.rank, end) for end in ends)
+    for (rule, pairs), colour in zip(sorted(points.items()), RULE_COLOURS, strict=False):
+        axes.plot(*zip(*pairs, strict=True), "o", color=colour, alpha=0.7, label=rule)
+    ranks = [rank for pairs in points.values() for rank, _ in pairs]
+    axes.plot([min(ranks), max(ranks)], [min(ranks), max(ranks)], ":", color="#999999")
+    axes.annotate("rank unchanged", (max(ranks), max(ranks)), ha="right", va="bottom")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xlabel("initial rank")
     axes.set_ylabel("mean final rank")
+    axes.legend(frameon=False, fontsize=8)

@@ -6,19 +6,14 @@ is chosen on seed 0 over the same grid, by validation loss; then the other seeds
 rankwise runs at its default rate, the same everywhere, and is not tuned.
 """
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from figures import draw
 from methods import Setting
-from results import read_records, record_path
-from tables import by_setting, markdown, rate_range
+from pool import Pool
+from results import read_records
+from tables import Key, by_setting, initial_ranks, markdown, rate_range
 
 from rankwise.optim.optimizer import DEFAULT_LR
 
@@ -26,9 +21,11 @@ GRID = (5e-4, 1e-3, 2e-3, 4e-3)
 FULL_GRID = (3e-5, 1e-4, 3e-4, 1e-3)
 PEERS = ("LoRA", "rsLoRA", "DoRA", "PiSSA", "AdaLoRA", "full")
 LORA_RANKS = (2, 4, 8)
-INITIAL_RANK = 8
-RATE_RANGE = (3e-5, 1e-4, 3e-4, 3e-3, 1e-2, 3e-2, 1e-1)
-HERE = Path(__file__).parent
+INITIAL_RANK = {"reviews": 8, "language": 5}
+"""Of rankwise; it ends with half the parameters: LoRA's r = 8 and half of it, or a third of it."""
+INITIAL_RANKS = (2, 8, 32)
+TOLERANCE = 0.5
+RATE_RANGE = (3e-5, 1e-4, 3e-4, 3e-3, 1e-2, 3e-2, 1e-1, 1.5e-1)
 
 
 @dataclass(frozen=True)
@@ -50,65 +47,43 @@ class Options:
     """Also the range of rates and of initial ranks."""
 
 
-def ours(steps: int, seed: int, *, lr: float = DEFAULT_LR, rank: int = INITIAL_RANK) -> Setting:
-    """rankwise as it comes: default rate, and the budget that the command line takes by default."""
-    return Setting("rankwise", rank, lr, seed, steps, mean_rank=INITIAL_RANK / 2)
+def ours(task: str, steps: int, seed: int) -> Setting:
+    """rankwise as it comes: default rate and, as on the command line, half the start as budget."""
+    rank = INITIAL_RANK[task]
+    return Setting("rankwise", rank, DEFAULT_LR, seed, steps, mean_rank=rank / 2)
+
+
+def by_tolerance(steps: int, seed: int) -> Setting:
+    return Setting("rankwise", 8, DEFAULT_LR, seed, steps, rtol=TOLERANCE)
+
+
+def finite(loss: float) -> float:
+    return loss if loss == loss else float("inf")
 
 
 def main(options: Options) -> None:
     steps = options.steps or {"reviews": 150, "language": 50}[options.task]
-    first = options.seeds[0]
-    run_all(options, [ours(steps, seed) for seed in options.seeds])
+    pool = Pool(options.output, options.task, options.bfloat16, options.workers)
+    first, seeds = options.seeds[0], options.seeds
+    pool.run(ours(options.task, steps, seed) for seed in seeds)
     for method in options.peers:
         ranks = LORA_RANKS if method == "LoRA" and options.task == "reviews" else (8,)
         grid = FULL_GRID if method == "full" else GRID
         for rank in ranks:
             trials = [Setting(method, rank, lr, first, steps) for lr in grid]
-            run_all(options, trials)
-            best = min(trials, key=lambda s: evaluation_loss(options, s))
-            run_all(options, [replace(best, seed=seed) for seed in options.seeds])
+            pool.run(trials)
+            best = min(trials, key=lambda s: finite(pool.record(s)["eval_loss"]))
+            pool.run(replace(best, seed=seed) for seed in seeds)
     if options.ranges:
-        run_all(options, [ours(steps, first, lr=lr) for lr in RATE_RANGE])
-        run_all(options, [Setting("LoRA", 8, lr, first, steps) for lr in RATE_RANGE])
-        run_all(options, [ours(steps, s, rank=r) for r in (2, 32) for s in options.seeds])
+        pool.run(replace(ours(options.task, steps, first), lr=lr) for lr in RATE_RANGE)
+        pool.run(Setting("LoRA", 8, lr, first, steps) for lr in RATE_RANGE)
+        pool.run(
+            replace(setting, rank=rank)
+            for seed in seeds
+            for setting in (ours(options.task, steps, seed), by_tolerance(steps, seed))
+            for rank in INITIAL_RANKS
+        )
     report(options)
-
-
-def evaluation_loss(options: Options, setting: Setting) -> float:
-    path = record_path(options.output, options.task, setting, options.bfloat16)
-    loss: float = json.loads(path.read_text())["eval_loss"]
-    return loss if loss == loss else float("inf")
-
-
-def run_all(options: Options, settings: Iterable[Setting]) -> None:
-    """Run what has no record yet."""
-    missing = [
-        s
-        for s in dict.fromkeys(settings)
-        if not record_path(options.output, options.task, s, options.bfloat16).exists()
-    ]
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(lambda s: run_one(options, s), missing))
-
-
-def run_one(options: Options, setting: Setting) -> None:
-    path = record_path(options.output, options.task, setting, options.bfloat16)
-    order = {
-        "task": options.task,
-        "setting": asdict(setting),
-        "bfloat16": options.bfloat16,
-        "path": str(path),
-    }
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command: Sequence[str] = (sys.executable, str(HERE / "one_run.py"), json.dumps(order))
-    subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
-    record = json.loads(path.read_text())
-    print(
-        f"{setting.method:10s} r={setting.rank:<3d} lr={setting.lr:<7g} seed={setting.seed}  "
-        f"train {record['train_loss']:.4f}  validation {record['eval_loss']:.4f}  "
-        f"parameters {record['parameters']['end']:,}",
-        flush=True,
-    )
 
 
 def report(options: Options) -> None:
@@ -118,14 +93,18 @@ def report(options: Options) -> None:
         for r in read_records(options.output)
         if r["task"] == options.task and r["bfloat16"] == options.bfloat16
     ]
-    default = {"default_lr": DEFAULT_LR, "default_rank": INITIAL_RANK}
-    table = markdown(records, **default)
+    rank = INITIAL_RANK[options.task]
+    default = Key("rankwise", rank, DEFAULT_LR)
+    table = markdown(records, default)
     (options.output / f"{options.task}.md").write_text(table)
-    draw(records, options.output / f"{options.task}.png", **default)
+    draw(records, options.output / f"{options.task}.png", default)
     print(table)
-    for method in ("rankwise", "LoRA"):
-        found = rate_range(by_setting(records), method, INITIAL_RANK, options.seeds[0], within=1.05)
-        print(f"{method}: training loss within 5 % of the best at rates {found}")
+    if options.ranges:
+        groups = by_setting(records)
+        for method in ("rankwise", "LoRA"):
+            found = rate_range(groups, method, 8, options.seeds[0], within=1.05)
+            print(f"{method}: training loss within 5 % of the best at rates {found}")
+        print(initial_ranks(groups, DEFAULT_LR))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,12 @@ from torch import Tensor, nn
 import rankwise as rw
 
 ADALORA_PENALTY = 0.5
+RULES = {
+    "rankwise": rw.Adam,
+    "rankwise spectral": rw.Spectral,
+    "rankwise heavy ball": rw.HeavyBall,
+    "rankwise SGD": rw.SGD,
+}
 
 
 @dataclass
@@ -43,8 +49,31 @@ class Setting:
     """rankwise: budget, as the parameters of this rank in every layer."""
     rtol: float | None = None
     """rankwise: tolerance instead of a budget."""
-    options: tuple[tuple[str, Any], ...] = ()
-    """rankwise: further options of the update rule, of the campaign."""
+    rule: tuple[tuple[str, Any], ...] = ()
+    """rankwise: options of the update rule."""
+    rank_rule: tuple[tuple[str, Any], ...] = ()
+    """rankwise: further options of the rank rule."""
+    optimizer: tuple[tuple[str, Any], ...] = ()
+    """rankwise: options of the optimizer."""
+
+    @property
+    def label(self) -> str:
+        """The method, with what differs from its default."""
+        told = [f"{k} {v}" for k, v in self.rule + self.rank_rule + self.optimizer]
+        if self.rtol is not None:
+            told.insert(0, f"tolerance {self.rtol:g}")
+        elif self.method.startswith("rankwise") and self.mean_rank is None:
+            told.insert(0, "fixed rank")
+        return ", ".join([self.method, *told])
+
+    @classmethod
+    def from_json(cls, entries: dict[str, Any]) -> "Setting":
+        pairs = {k: tuple(tuple(pair) for pair in v) for k, v in entries.items() if _is_list(v)}
+        return cls(**{**entries, **pairs})
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
 
 
 def contend(setting: Setting, encoder: nn.Module, targets: list[str]) -> Contender:
@@ -65,12 +94,14 @@ def _rankwise(setting: Setting, encoder: nn.Module, targets: list[str]) -> Conte
     cost = {name: layer.in_features + layer.out_features + 1 for name, layer in layers.items()}
     rank_rule: Any = rw.FixedRank()
     if setting.mean_rank is not None:
-        rank_rule = rw.Budget(parameters=int(setting.mean_rank * sum(cost.values())))
+        budget = int(setting.mean_rank * sum(cost.values()))
+        rank_rule = rw.Budget(parameters=budget, **dict(setting.rank_rule))
     elif setting.rtol is not None:
-        rank_rule = rw.Tolerance(rtol=setting.rtol)
-    rules = {"rankwise": rw.Adam, "rankwise spectral": rw.Spectral}
-    rule = rules[setting.method](**dict(setting.options))
-    optimizer = rw.Optimizer(encoder, lr=setting.lr, rule=rule, rank_rule=rank_rule)
+        rank_rule = rw.Tolerance(rtol=setting.rtol, **dict(setting.rank_rule))
+    rule = RULES[setting.method](**dict(setting.rule))
+    optimizer = rw.Optimizer(
+        encoder, lr=setting.lr, rule=rule, rank_rule=rank_rule, **dict(setting.optimizer)
+    )
     return Contender(
         [optimizer],
         parameters=lambda: sum(layer.rank * cost[name] for name, layer in layers.items()),

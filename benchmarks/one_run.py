@@ -16,15 +16,13 @@ from tasks import TASKS  # noqa: E402
 
 def main(order: dict) -> None:
     torch.set_num_threads(1)
-    options = tuple(tuple(pair) for pair in order["setting"].pop("options"))
-    setting = Setting(**order["setting"], options=options)
+    setting = Setting.from_json(order["setting"])
     task = TASKS[order["task"]]
     record = task.run(setting, order["bfloat16"])
     losses = record["losses"]
     complete = len(losses) == setting.steps and math.isfinite(losses[-1])
     tail = losses[-task.tail :]
     record["train_loss"] = sum(tail) / len(tail) if complete else float("nan")
-    order["setting"]["options"] = dict(options)
     write_record(Path(order["path"]), {**order, **record})
 
 

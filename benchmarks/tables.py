@@ -3,15 +3,24 @@
 import math
 import statistics
 from collections import defaultdict
-from typing import Any
+from typing import Any, NamedTuple
+
+from methods import Setting
 
 Record = dict[str, Any]
-Key = tuple[str, int, float]
+
+
+class Key(NamedTuple):
+    """What is compared: all seeds of one method, initial rank and rate."""
+
+    method: str
+    rank: int
+    lr: float
 
 
 def key_of(record: Record) -> Key:
-    s = record["setting"]
-    return s["method"], s["rank"], s["lr"]
+    s = Setting.from_json(record["setting"])
+    return Key(s.label, s.rank, s.lr)
 
 
 def by_setting(records: list[Record]) -> dict[Key, dict[int, Record]]:
@@ -22,38 +31,50 @@ def by_setting(records: list[Record]) -> dict[Key, dict[int, Record]]:
     return dict(groups)
 
 
-def chosen(groups: dict[Key, dict[int, Record]], default_lr: float) -> dict[tuple[str, int], Key]:
-    """For each method and rank the rate with the lowest validation loss on the first seed.
+def chosen(groups: dict[Key, dict[int, Record]], default: Key) -> list[Key]:
+    """`default` and, for each peer and rank, the rate of the lowest validation loss on one seed.
 
     rankwise is not tuned: it is at its default rate.
     """
     first = min(seed for group in groups.values() for seed in group)
     best: dict[tuple[str, int], Key] = {}
     for key, group in groups.items():
-        method, rank, lr = key
-        if method == "rankwise" and lr != default_lr or first not in group:
-            continue
-        rival = best.get((method, rank))
-        if rival is None or _loss(group[first]) < _loss(groups[rival][first]):
-            best[method, rank] = key
-    return best
+        if first in group and not key.method.startswith("rankwise"):
+            rival = best.get(key[:2])
+            if rival is None or _loss(group[first]) < _loss(groups[rival][first]):
+                best[key[:2]] = key
+    return [default, *sorted(best.values(), key=lambda k: (k.method.lower(), k.rank))]
 
 
-def markdown(records: list[Record], *, default_lr: float, default_rank: int) -> str:
+def markdown(records: list[Record], default: Key) -> str:
     """One row a method and rank; differences are to rankwise, paired by seed."""
     groups = by_setting(records)
-    picked = chosen(groups, default_lr)
-    ours = groups[picked["rankwise", default_rank]]
+    ours = groups[default]
     has_accuracy = all("accuracy" in r for r in ours.values())
     header = ["method", "rank", "rate", "seeds", "parameters (mean over steps)"]
     header += ["training loss", "to rankwise", "validation loss", "to rankwise"]
     header += ["accuracy"] * has_accuracy
-    rows = [
-        _row(key, groups[key], ours, has_accuracy)
-        for key in sorted(picked.values(), key=lambda k: (k[0] != "rankwise", k[0].lower(), k[1]))
-    ]
-    lines = [header, ["---"] * len(header), *rows]
+    rows = [_row(key, groups[key], ours, has_accuracy) for key in chosen(groups, default)]
+    return table([header, *rows])
+
+
+def table(lines: list[list[str]]) -> str:
+    """Markdown of a header and rows."""
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def initial_ranks(groups: dict[Key, dict[int, Record]], default_lr: float) -> str:
+    """What becomes of different initial ranks, by budget and by tolerance."""
+    lines = [["rule", "initial rank", "seeds", "parameters", "validation loss", "accuracy"]]
+    for key in sorted(groups, key=lambda k: (k.method, k.rank)):
+        if key.method.startswith("rankwise") and key.lr == default_lr:
+            runs = list(groups[key].values())
+            parameters = statistics.fmean(r["parameters"]["end"] for r in runs)
+            cells = [f"{parameters / 1e3:,.0f} k", spread([r["eval_loss"] for r in runs], ".3f")]
+            cells.append(spread([100 * r.get("accuracy", 0.0) for r in runs], ".1f"))
+            lines.append([key.method, str(key.rank), str(len(runs)), *cells])
+    return table(lines)
 
 
 def _row(
@@ -67,16 +88,16 @@ def _row(
     cells = [method, "-" if method == "full" else shown, f"{lr:g}", str(len(runs))]
     cells.append(f"{end / 1e3:,.0f} k ({mean / 1e3:,.0f} k)")
     for measure in ("train_loss", "eval_loss"):
-        cells.append(_spread([r[measure] for r in runs], ".3f"))
+        cells.append(spread([r[measure] for r in runs], ".3f"))
         both = sorted(set(group) & set(ours))
         gaps = [group[s][measure] - ours[s][measure] for s in both]
-        cells.append("" if group is ours else _spread(gaps, "+.3f"))
+        cells.append("" if group is ours else spread(gaps, "+.3f"))
     if has_accuracy:
-        cells.append(_spread([100 * r["accuracy"] for r in runs], ".1f"))
+        cells.append(spread([100 * r["accuracy"] for r in runs], ".1f"))
     return cells
 
 
-def _spread(values: list[float], form: str) -> str:
+def spread(values: list[float], form: str) -> str:
     """Mean and, in brackets, the standard deviation over seeds."""
     if not values or not all(map(math.isfinite, values)):
         return "diverged"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankwise.numerics.truncate import rank_for_tolerance, ranks_for_budget
+from rankwise.numerics.truncate import rank_above, rank_for_tolerance, ranks_for_budget
 
 BY_HAND = torch.tensor([1.0, 0.5, 0.05, 0.04], dtype=torch.float64)
 
@@ -23,20 +23,51 @@ def test_the_rank_for_a_tolerance_by_hand_at_any_scale(rtol, rank, scale, dtype)
     assert rank_for_tolerance((BY_HAND * scale).to(dtype), rtol=rtol) == rank
 
 
+@pytest.mark.parametrize(
+    "rtol, rank",
+    # sigma / ||sigma|| = .8929, .4465, .0446, .0357.
+    [(0.0, 4), (0.035, 4), (0.036, 3), (0.045, 2), (0.446, 2), (0.447, 1), (0.99, 1)],
+)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_rank_above_a_tolerance_by_hand_at_any_scale(rtol, rank, scale, dtype):
+    assert rank_above((BY_HAND * scale).to(dtype), rtol=rtol) == rank
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40), st.floats(0.01, 0.99))
+def test_the_rank_above_a_tolerance_is_bounded_and_so_is_what_is_cut(values, rtol):
+    sigma = torch.tensor(sorted(values, reverse=True), dtype=torch.float64)
+    rank = rank_above(sigma, rtol=rtol)
+    assert rank <= max(1, 1 / rtol**2 * (1 + 1e-9))
+    assert rank == 1 or sigma[rank - 1] >= rtol * sigma.norm() * (1 - 1e-12)
+    assert sigma[rank:].norm() <= (len(values) - rank) ** 0.5 * rtol * sigma.norm() * (1 + 1e-12)
+
+
+def test_more_noise_directions_keep_no_more_signal_and_a_tail_would_keep_the_noise():
+    signal, noise = torch.tensor([3.0, 2.0]), 0.4
+    for count in (4, 16, 30):
+        sigma = torch.cat([signal, torch.full((count,), noise)])
+        assert rank_above(sigma, rtol=0.2) == 2
+    assert rank_for_tolerance(sigma, rtol=0.2) > 20
+
+
+@pytest.mark.parametrize("rank", [rank_for_tolerance, rank_above])
 @pytest.mark.parametrize("rtol", [0.0, 0.5])
-def test_a_zero_spectrum_keeps_the_least_rank(rtol):
+def test_a_zero_spectrum_keeps_the_least_rank(rank, rtol):
     zero = torch.zeros(3)
-    assert rank_for_tolerance(zero, rtol=rtol) == 1
-    assert rank_for_tolerance(zero, rtol=rtol, min_rank=2) == 2
+    assert rank(zero, rtol=rtol) == 1
+    assert rank(zero, rtol=rtol, min_rank=2) == 2
 
 
-def test_the_least_rank_is_no_more_than_there_is():
-    assert rank_for_tolerance(BY_HAND, rtol=0.5, min_rank=3) == 3
-    assert rank_for_tolerance(BY_HAND, rtol=0.5, min_rank=9) == 4
+@pytest.mark.parametrize("rank", [rank_for_tolerance, rank_above])
+def test_the_least_rank_is_no_more_than_there_is(rank):
+    assert rank(BY_HAND, rtol=0.5, min_rank=3) == 3
+    assert rank(BY_HAND, rtol=0.5, min_rank=9) == 4
 
 
-def test_zeros_are_dropped_even_at_zero_tolerance():
-    assert rank_for_tolerance(torch.tensor([1.0, 1e-8, 0.0, 0.0]), rtol=0.0) == 2
+@pytest.mark.parametrize("rank", [rank_for_tolerance, rank_above])
+def test_zeros_are_dropped_even_at_zero_tolerance(rank):
+    assert rank(torch.tensor([1.0, 1e-8, 0.0, 0.0]), rtol=0.0) == 2
 
 
 @given(
@@ -52,10 +83,11 @@ def test_the_rank_is_the_smallest_whose_tail_is_within_the_tolerance(values, rto
     assert rank == least or sigma[rank - 1 :].norm() > allowed * (1 - 1e-12)
 
 
+@pytest.mark.parametrize("rank", [rank_for_tolerance, rank_above])
 @pytest.mark.parametrize("rtol", [-0.1, 1.0, float("nan")])
-def test_a_tolerance_that_is_no_fraction_is_refused(rtol):
+def test_a_tolerance_that_is_no_fraction_is_refused(rank, rtol):
     with pytest.raises(ValueError, match=r"`rtol` must be in \[0, 1\), got"):
-        rank_for_tolerance(BY_HAND, rtol=rtol)
+        rank(BY_HAND, rtol=rtol)
 
 
 def spectra(min_size: int = 0):

@@ -10,6 +10,7 @@ from rankwise.nn import LowRankLinear
 from rankwise.numerics.factors import Factors, orthonormality_defect
 from rankwise.numerics.init import truncated_svd, zero_core
 from rankwise.numerics.retract import truncate
+from rankwise.numerics.tangent import Tangent
 from rankwise.optim.adam import Adam
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rank_rule import Budget, FixedRank, Tolerance
@@ -180,6 +181,34 @@ def test_no_step_is_longer_than_the_trust_region_and_the_schedule_keeps_its_shap
     assert lengths[0] <= 0.01 * (1 + 1e-9)
     assert lengths[1] <= 0.001 * (1 + 1e-9)
     assert lengths[1] > 0.0005
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_step_of_adam_is_relative_to_the_weight_in_its_layer_whatever_the_scale(size, scale):
+    layer = adapter(8, 6, 3)
+    layer = LowRankLinear(layer.factors(), base=layer.base, scale=scale)
+    with torch.no_grad():
+        layer.base.weight.mul_(size)
+    optimizer = Optimizer(layer, lr=1e-3, rule=Adam(power=0.0, spectrum=1.0))
+    layer(batch(0)[0]).square().sum().backward()
+    before = layer.factors().dense()
+    sigma = torch.linalg.svdvals(Tangent(*layer.gradient()).dense(layer.factors()))
+    optimizer.step()
+    moved = scale * (layer.factors().dense() - before)
+    # The first step is the normalised gradient of rank 6 at most, cut to rank 3.
+    expected = 1e-3 * layer.base.weight.norm() * sigma[:3].norm() / sigma.norm()
+    torch.testing.assert_close(moved.norm(), expected)
+
+
+def test_without_a_base_steps_are_relative_to_a_map_that_preserves_variance():
+    draw = torch.Generator().manual_seed(0)
+    like = torch.empty(0, dtype=torch.float64)
+    layer = LowRankLinear(zero_core(9, 6, 6, like=like, generator=draw))
+    optimizer = Optimizer(layer, lr=1e-3, rule=Adam(power=0.0, spectrum=1.0))
+    layer(batch(0)[0]).sum().backward()
+    optimizer.step()
+    assert layer.S.detach().norm() == pytest.approx(1e-3 * 9**0.5)
 
 
 def test_clipping_uses_the_norm_of_the_tangent_gradient():

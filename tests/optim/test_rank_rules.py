@@ -64,6 +64,14 @@ def test_tolerance_judges_each_layer_by_itself():
     assert Tolerance(rtol=0.45, every=10).ranks(Clock(10, 1.0), GROWN) == [1, 2]
 
 
+def test_a_tolerance_shrinks_with_a_rate_that_has_decayed():
+    # 0.1 / ||(9, 4, 0.1, 0)|| = 0.0102: above a quarter of 0.012, not above 0.012.
+    rule = Tolerance(rtol=0.012, every=10, rest=0.8)
+    assert rule.ranks(Clock(10, 0.4), GROWN[:1]) == [2]
+    assert rule.ranks(Clock(10, 0.1), GROWN[:1]) == [3]
+    assert rule.ranks(Clock(10, 0.0), GROWN[:1]) == [3]
+
+
 def test_directions_of_the_last_step_are_not_judged():
     # Rank 2 before the step: the two that the step added have not been trained.
     assert Tolerance(rtol=0.0, every=10).ranks(Clock(10, 1.0), LAYERS) == [2, 2]

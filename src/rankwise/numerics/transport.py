@@ -9,5 +9,5 @@ from rankwise.numerics.tangent import Tangent, project_product, split
 
 
 def transport(old: Factors, new: Factors, xi: Tangent) -> Tangent:
-    """`P(W_new) xi` for `xi` tangent at `old`; the ranks may differ. O((m + n) r^2), nothing dense."""
+    """`P(W_new) xi` for `xi` tangent at `old`, in O((m + n) r^2); the ranks may differ."""
     return project_product(new, *split(old, xi))

@@ -16,11 +16,33 @@ def rank_for_tolerance(sigma: Tensor, *, rtol: float, min_rank: int = 1) -> int:
     """
     if not 0.0 <= rtol < 1.0:
         raise ValueError(f"`rtol` must be in [0, 1), got {rtol}")
-    # tail[j] = ||sigma[j:]||; scaled by the largest value, so that no square under- or overflows.
-    top = sigma[:1].abs().clamp_min(torch.finfo(sigma.dtype).tiny)
-    tail = (sigma / top).flip(0).square().cumsum(0).flip(0).sqrt()
+    tail = _scaled(sigma).flip(0).square().cumsum(0).flip(0).sqrt()
     keep = int((tail > rtol * tail[:1]).sum())
     return min(max(keep, min_rank), sigma.shape[0])
+
+
+def rank_above(sigma: Tensor, *, rtol: float, min_rank: int = 1) -> int:
+    """Number of singular values with `sigma_i > rtol * ||sigma||`; at most `1 / rtol^2`.
+
+    A tail grows with every direction in it, however small each of them is, so that its tolerance
+    keeps more of a wide layer than of a narrow one. What a single direction carries does not depend
+    on how many others there are.
+
+    Args:
+        sigma: descending singular values, (r,).
+        rtol: relative to the Frobenius norm, in [0, 1).
+        min_rank: never fewer than this (nor more than r).
+    """
+    if not 0.0 <= rtol < 1.0:
+        raise ValueError(f"`rtol` must be in [0, 1), got {rtol}")
+    scaled = _scaled(sigma)
+    keep = int((scaled > rtol * torch.linalg.vector_norm(scaled)).sum())
+    return min(max(keep, min_rank), sigma.shape[0])
+
+
+def _scaled(sigma: Tensor) -> Tensor:
+    """Largest value one, so that no square under- or overflows."""
+    return sigma / sigma[:1].clamp_min(torch.finfo(sigma.dtype).tiny)
 
 
 def ranks_for_budget(

@@ -1,6 +1,7 @@
 """Adam for a tangent gradient: factored second moments that no change of basis touches."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,8 +31,8 @@ class Adam(UpdateRule):
     The spectrum of `D` decides whether rank pays: a gradient's own is so steep that only its first
     directions move, a flat one (Muon) trains noise. Its square root is between the two.
 
-    The size of a step does not depend on the rank: `||D|| = 2 sqrt(m + n)` for gradients without
-    noise, the size of Adam's step on a factor pair of rank 4.
+    The size of a step does not depend on the rank: `||D|| = 1` for gradients without noise, less
+    with it. The optimizer measures it by the layer's weight.
 
     Args:
         betas: decay of the first and second moments, in [0, 1).
@@ -44,6 +45,8 @@ class Adam(UpdateRule):
     power: float = 0.5
     spectrum: float = 0.5
     eps: float = 1e-6
+
+    relative: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for beta in self.betas:
@@ -61,7 +64,7 @@ class Adam(UpdateRule):
         energy = rows.sum() + columns.sum() - gradient.C.square().sum()
         row, column = _average(state, "row", rows, beta2), _average(state, "column", columns, beta2)
         mean = _average(state, "energy", energy, beta2).clamp_min(torch.finfo(energy.dtype).tiny)
-        size = mean.rsqrt() * (2 * (sum(f.shape) * (1 - beta2**step)) ** 0.5)
+        size = mean.rsqrt() * (1 - beta2**step) ** 0.5
         return scale_sides(f, ahead, self._weights(row) * size, self._weights(column))
 
     def core(self, core: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
 from rankwise.optim.trust import step_length
 from rankwise.optim.update_rule import UpdateRule
 
-DEFAULT_LR = 1.5e-3
+DEFAULT_LR = 3e-3
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -30,7 +30,10 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         model: with layers from `rankwise.adapt_`; its trainable parameters are found by itself.
-        lr: learning rate, >= 0; works with the schedulers of `torch.optim.lr_scheduler`.
+        lr: learning rate, >= 0; works with the schedulers of `torch.optim.lr_scheduler`. Under `Adam`
+            and `Spectral` it is the relative change of a weight in one step (for gradients without
+            noise), the same number for small and large models; under `SGD` and `HeavyBall` a plain
+            rate. Dense parameters take it as AdamW's.
         rule: update rule of the factored layers.
         rank_rule: how ranks adapt.
         weight_decay: decoupled, on `S` of factored layers (`||S|| = ||U S V^T||`) and on dense
@@ -130,7 +133,7 @@ class Optimizer(torch.optim.Optimizer):
         D = self.rule.direction(f, tangent_gradient(layer), state)
         frame = frame_of(f, D)
         core = self.rule.core(core_of(frame, f.rank, D))
-        h = step_length(layer, core, state, group)
+        h = step_length(layer, core, state, group, relative=self.rule.relative)
         kept = f.S * (1.0 - group["lr"] * group["weight_decay"])
         return decompose(frame, embed(kept, core) - h * core)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rankwise.numerics.truncate import rank_for_tolerance, ranks_for_budget
+from rankwise.numerics.truncate import rank_above, ranks_for_budget
 
 
 class Clock(NamedTuple):
@@ -90,7 +90,7 @@ class CycledRank(RankRule):
 
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         if clock.step % self.every == 0:
-            return self.judge([self._limited(layer) for layer in layers])
+            return self.judge(clock, [self._limited(layer) for layer in layers])
         if clock.step % self.every == 1 and clock.decay >= self.rest:
             return [min(layer.rank + self.room(layers), self._cap(layer)) for layer in layers]
         return [layer.rank for layer in layers]
@@ -100,7 +100,7 @@ class CycledRank(RankRule):
         return self.grow
 
     @abstractmethod
-    def judge(self, layers: Sequence[Candidates]) -> list[int]:
+    def judge(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         """The ranks at the end of a cycle."""
 
     def _cap(self, layer: Candidates) -> int:
@@ -114,22 +114,27 @@ class CycledRank(RankRule):
 
 @dataclass(frozen=True)
 class Tolerance(CycledRank):
-    """Each layer keeps the smallest rank within `rtol` of its own Frobenius norm.
+    """Each layer keeps the directions that carry more than `rtol` of its own Frobenius norm.
+
+    So no rank stays above `1 / rtol^2`. What a cut takes away has to be learned again: once the
+    learning rate is below half of `rest` times its peak, the tolerance shrinks with it, and the
+    last cuts take next to nothing.
 
     Args:
-        rtol: relative tail that may be cut at the end of a cycle, in [0, 1).
+        rtol: singular values up to `rtol * ||sigma||` are cut at the end of a cycle, in [0, 1).
     """
 
-    rtol: float = 0.1
+    rtol: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 <= self.rtol < 1.0:
             raise ValueError(f"`Tolerance(rtol=...)` must be in [0, 1), got {self.rtol}")
 
-    def judge(self, layers: Sequence[Candidates]) -> list[int]:
+    def judge(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
+        rtol = self.rtol * min(1.0, clock.decay / (self.rest / 2)) if self.rest else self.rtol
         spectra = fetch_spectra(layers)
-        return [rank_for_tolerance(s, rtol=self.rtol, min_rank=self.min_rank) for s in spectra]
+        return [rank_above(s, rtol=rtol, min_rank=self.min_rank) for s in spectra]
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ class Budget(CycledRank):
         missing = self.parameters - present
         return self.grow if missing >= sum(layer.cost for layer in layers) else 0
 
-    def judge(self, layers: Sequence[Candidates]) -> list[int]:
+    def judge(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         spectra = [s.tolist() for s in fetch_spectra(layers)]
         costs = [layer.cost for layer in layers]
         present = sum(layer.rank * layer.cost for layer in layers)

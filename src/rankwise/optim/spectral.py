@@ -1,6 +1,7 @@
 """The spectral rule: Muon's orthogonalised update, exact on a core of size 2r."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,15 +23,17 @@ class Spectral(UpdateRule):
     """The polar factor `P Q^T` of the transported momentum (Jordan et al., 2024, "Muon").
 
     Momentum lives in `span[U, K] x span[V, L]`, so the SVD of its core is that of the matrix: no
-    Newton-Schulz iteration, no full-size product. The size is that of `Adam`'s steps,
-    `||D|| = 2 sqrt(m + n)`. All singular values of the step are equal, so their spectrum tells
-    nothing of the rank that is needed: combine it with `FixedRank` or `Budget`.
+    Newton-Schulz iteration, no full-size product. `||D|| = 1`; the optimizer measures it by the
+    layer's weight. All singular values of the step are equal, so their spectrum tells little of the
+    rank that is needed: combine it with `FixedRank` or `Budget`.
 
     Args:
         momentum: decay of the first moment, in [0, 1).
     """
 
     momentum: float = 0.9
+
+    relative: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_unit_interval("Spectral", "momentum", self.momentum)
@@ -40,7 +43,7 @@ class Spectral(UpdateRule):
         M = accumulate(state, gradient, keep=self.momentum, add=1 - self.momentum)
         ahead = look_ahead(M, gradient, keep=self.momentum, step=step)
         length = squared_norm(ahead).clamp_min(torch.finfo(ahead.C.dtype).tiny).sqrt()
-        return Tangent(*(t * (2 * sum(f.shape) ** 0.5 / length) for t in ahead))
+        return Tangent(*(t / length for t in ahead))
 
     def core(self, core: Tensor) -> Tensor:
         return spectral_power(core, 0.0)

@@ -1,12 +1,13 @@
-"""The trust region: how far a layer may move in one step, relative to its weight.
+"""How long a step is, measured by the weight that it changes.
 
-A rate that is too high makes steps that are no longer small against the weight they change, and
-the loss that the gradient described is left behind. So a step is at most `max_step * ||W||_F`
-long. For adapters `W` is the frozen weight, whose norm is known; without a base it is the factors'
-own. A schedule keeps its shape: what is limited is the rate at its peak, and a step at a tenth of
-the peak rate is a tenth as long. Whatever the rate, training then behaves as at the highest rate
-that the region allows. Relative steps are the idea of LARS (You et al., 2017) and of Fromage
-(Bernstein et al., 2020); here they bound, they do not set.
+A change of a weight is large or small against the weight. So a rule whose directions have no unit
+(Adam, Spectral) moves a layer by `lr * ||W||_F` per unit of its direction, and one learning rate
+serves layers and models whose weights differ in size. And no step is longer than
+`max_step * ||W||_F`: beyond that, the loss that the gradient described is left behind. A schedule
+keeps its shape: what is limited is the rate at its peak, and a step at a tenth of the peak rate is
+a tenth as long. Whatever the rate, training then behaves as at the highest one that is allowed.
+
+Relative steps are the idea of LARS (You et al., 2017) and of Fromage (Bernstein et al., 2020).
 """
 
 from typing import Any
@@ -20,22 +21,25 @@ from rankwise.optim.update_rule import State
 
 
 def step_length(
-    layer: LowRankLinear, core: Tensor, state: State, group: dict[str, Any]
+    layer: LowRankLinear, core: Tensor, state: State, group: dict[str, Any], *, relative: bool
 ) -> Tensor | float:
-    """The factor `h <= lr` of a direction with this core; no host synchronisation."""
+    """The factor of a direction with this core; no host synchronisation after the first step."""
     lr, peak, max_step = group["lr"], group["peak_lr"], group["max_step"]
-    if peak <= 0 or max_step == float("inf"):
-        return lr
-    longest = max_step * _weight_norm(layer, state)
-    return (longest / torch.linalg.vector_norm(core)).clamp_max(peak) * (lr / peak)
-
-
-def _weight_norm(layer: LowRankLinear, state: State) -> Tensor:
-    """`||W||_F` in units of `U S V^T`."""
-    if layer.base is None:
-        return torch.linalg.matrix_norm(layer.S.detach())
     if "weight_norm" not in state:
-        plain = frozen_weight(layer.base)
-        norm = layer.S.new_tensor(float("inf")) if plain is None else plain[0].norm().to(layer.S)
-        state["weight_norm"] = norm / abs(layer.scale)
-    return state["weight_norm"]
+        state["weight_norm"] = weight_norm(layer)
+    norm = state["weight_norm"]
+    unit = norm if relative else 1.0
+    if peak <= 0 or max_step == float("inf"):
+        return lr * unit
+    longest = max_step * norm / peak
+    return (longest / torch.linalg.vector_norm(core)).clamp_max(unit) * lr
+
+
+def weight_norm(layer: LowRankLinear) -> float:
+    """`||W||_F` in units of `U S V^T`: of the frozen weight where it can be read.
+
+    Else that of a map (m, n) which preserves the variance of its input, `sqrt(m)`.
+    """
+    plain = None if layer.base is None else frozen_weight(layer.base)
+    norm = 0.0 if plain is None else float(plain[0].norm())
+    return (norm or layer.out_features**0.5) / abs(layer.scale)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ class UpdateRule(ABC):
     A rule is immutable and shared by all layers; what it remembers of a layer is in `state`,
     an empty dict at first.
     """
+
+    relative: ClassVar[bool] = False
+    """Whether directions have no unit, so that a step is measured by the weight; see `trust`."""
 
     @abstractmethod
     def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:

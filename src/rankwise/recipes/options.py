@@ -43,13 +43,13 @@ class FinetuneOptions:
     budget: int | None = None
     """Parameters of all adapters together in the end [those of half the starting rank]."""
     rtol: float | None = None
-    """Instead of a budget: each layer keeps the rank within this relative tolerance."""
+    """Instead of a budget: each layer keeps directions above this part of its own norm."""
     fixed_rank: bool = False
     """Instead of a budget: keep the starting rank."""
     rule: Literal["adam", "sgd", "heavy-ball", "spectral"] = "adam"
     """Update rule of the adapters."""
     lr: float = DEFAULT_LR
-    """Learning rate of the adapters."""
+    """Learning rate of the adapters: relative change of a weight in a step (sgd: a plain rate)."""
     head_lr: float = 2e-3
     """Learning rate of the new head (AdamW)."""
     weight_decay: float = 0.0
