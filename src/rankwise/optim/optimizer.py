@@ -30,9 +30,9 @@ class Optimizer(torch.optim.Optimizer):
 
     Args:
         model: with layers from `rankwise.adapt_`; its trainable parameters are found by itself.
-        lr: learning rate, >= 0; works with the schedulers of `torch.optim.lr_scheduler`. Under `Adam`
+        lr: learning rate, >= 0; works with the schedulers of `torch.optim.lr_scheduler`. For `Adam`
             and `Spectral` it is the relative change of a weight in one step (for gradients without
-            noise), the same number for small and large models; under `SGD` and `HeavyBall` a plain
+            noise), the same number for small and large models; for `SGD` and `HeavyBall` a plain
             rate. Dense parameters take it as AdamW's.
         rule: update rule of the factored layers.
         rank_rule: how ranks adapt.
