@@ -82,7 +82,7 @@ def variations(base: Setting) -> Iterator[tuple[str, str, Setting]]:
     for rank in (4, 8):
         fixed = replace(base, rank=rank, mean_rank=None)
         yield "rank rule", f"fixed rank {rank}", fixed
-    for rtol in (0.15, 0.2, 0.3):
+    for rtol in (0.2, 0.3, 0.4):
         yield "rank rule", f"tolerance {rtol:g}", replace(base, mean_rank=None, rtol=rtol)
     for grow in (1, 4):
         setting = replace(base, rank=2, rank_rule=(("grow", grow),))

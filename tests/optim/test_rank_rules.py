@@ -64,6 +64,14 @@ def test_tolerance_judges_each_layer_by_itself():
     assert Tolerance(rtol=0.45, every=10).ranks(Clock(10, 1.0), GROWN) == [1, 2]
 
 
+def test_a_tolerance_takes_no_more_than_its_share_in_a_cycle():
+    wide = Candidates(torch.tensor([1.0] + 29 * [0.01], dtype=torch.float64), 30, (40, 40))
+    rule = Tolerance(rtol=0.3, every=10, keep=0.4)
+    assert rule.ranks(Clock(10, 1.0), [wide]) == [12]
+    narrow = wide._replace(sigma=wide.sigma[:12], rank=12)
+    assert rule.ranks(Clock(20, 1.0), [narrow]) == [5]
+
+
 def test_a_tolerance_shrinks_with_a_rate_that_has_decayed():
     # 0.1 / ||(9, 4, 0.1, 0)|| = 0.0102: above a quarter of 0.012, not above 0.012.
     rule = Tolerance(rtol=0.012, every=10, rest=0.8)
@@ -89,6 +97,7 @@ def test_a_vanishing_layer_keeps_one_direction():
         (lambda: Budget(parameters=-3), "parameters"),
         (lambda: Budget(parameters=3, keep=1.0), "keep"),
         (lambda: Tolerance(rtol=1.0), "rtol"),
+        (lambda: Tolerance(keep=0.0), "keep"),
         (lambda: Tolerance(every=1), "every"),
         (lambda: Tolerance(grow=-1), "grow"),
         (lambda: Tolerance(min_rank=0), "min_rank"),

@@ -116,25 +116,31 @@ class CycledRank(RankRule):
 class Tolerance(CycledRank):
     """Each layer keeps the directions that carry more than `rtol` of its own Frobenius norm.
 
-    So no rank stays above `1 / rtol^2`. What a cut takes away has to be learned again: once the
-    learning rate is below half of `rest` times its peak, the tolerance shrinks with it, and the
-    last cuts take next to nothing.
+    So no rank stays above `1 / rtol^2`. What a cut takes away has to be learned again, hence two
+    limits: a cycle keeps at least the share `keep` of a layer's rank, and once the learning rate is
+    below half of `rest` times its peak, the tolerance shrinks with it.
 
     Args:
         rtol: singular values up to `rtol * ||sigma||` are cut at the end of a cycle, in [0, 1).
+        keep: share of its rank that a layer keeps at least in a cycle, in (0, 1).
     """
 
-    rtol: float = 0.2
+    rtol: float = 0.3
+    keep: float = 1 / 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0.0 <= self.rtol < 1.0:
             raise ValueError(f"`Tolerance(rtol=...)` must be in [0, 1), got {self.rtol}")
+        _check_share("Tolerance(keep=...)", self.keep)
 
     def judge(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         rtol = self.rtol * min(1.0, clock.decay / (self.rest / 2)) if self.rest else self.rtol
         spectra = fetch_spectra(layers)
-        return [rank_above(s, rtol=rtol, min_rank=self.min_rank) for s in spectra]
+        return [
+            rank_above(s, rtol=rtol, min_rank=max(self.min_rank, round(self.keep * layer.rank)))
+            for s, layer in zip(spectra, layers, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -162,8 +168,7 @@ class Budget(CycledRank):
                 f"`Budget(parameters=...)` must be a positive number of parameters for all layers "
                 f"together, got {self.parameters}"
             )
-        if not 0.0 < self.keep < 1.0:
-            raise ValueError(f"`Budget(keep=...)` must be in (0, 1), got {self.keep}")
+        _check_share("Budget(keep=...)", self.keep)
 
     def room(self, layers: Sequence[Candidates]) -> int:
         # Fuller than this, no layer could keep one direction more on average.
@@ -177,6 +182,11 @@ class Budget(CycledRank):
         present = sum(layer.rank * layer.cost for layer in layers)
         budget = max(self.parameters, self.keep * present)
         return ranks_for_budget(spectra, costs, budget=budget, min_rank=self.min_rank)
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"`{name}` must be in (0, 1), got {share}")
 
 
 def fetch_spectra(layers: Sequence[Candidates]) -> list[Tensor]:
