@@ -25,7 +25,7 @@ INITIAL_RANK = {"reviews": 8, "language": 5}
 """Of rankwise; it ends with half the parameters: LoRA's r = 8 and half of it, or a third of it."""
 INITIAL_RANKS = (2, 8, 32)
 TOLERANCE = 0.3
-RATE_RANGE = (3e-5, 1e-4, 3e-4, 3e-3, 1e-2, 3e-2, 1e-1, 1.5e-1)
+RATE_RANGE = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
 @dataclass(frozen=True)

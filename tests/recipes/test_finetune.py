@@ -188,3 +188,4 @@ def test_a_resumed_run_keeps_its_options_and_its_data(options, labelled_file, tm
 def test_options_that_cannot_work_are_named(options, change, message):
     with pytest.raises(ValueError, match=message):
         finetune(with_(options, **change), SILENT)
+    assert not options.output.exists()

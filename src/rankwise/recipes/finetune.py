@@ -95,6 +95,8 @@ def finetune(asked: FinetuneOptions, watcher: Watcher) -> Outcome:
     )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     run = _run(options, pretrained, data)
+    if not options.resume:
+        _begin(options)
 
     def loss_at(step: int) -> Tensor:
         chosen = batch_at(
@@ -122,7 +124,7 @@ def default_rank_rule(options: FinetuneOptions, parameters: int) -> RankRule:
 
 
 def _prepared(asked: FinetuneOptions) -> FinetuneOptions:
-    """The options of the run, with its folder ready."""
+    """The options of the run, once they and the folder are found fit; nothing is written."""
     asked.check()
     folder, file = asked.output, asked.output / OPTIONS
     if asked.resume:
@@ -138,26 +140,25 @@ def _prepared(asked: FinetuneOptions) -> FinetuneOptions:
         return FinetuneOptions.from_json(
             {**fixed, "save_every": asked.save_every, "threads": asked.threads}
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not asked.overwrite:
-            hint = "--resume goes on with it, " if file.exists() else ""
-            raise ValueError(
-                f"{folder} is not empty; {hint}--overwrite replaces a run, --output names another"
-            )
-        _clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(asked.to_json(), indent=2) + "\n")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    if folder.exists() and any(folder.iterdir()) and not asked.overwrite:
+        hint = "--resume goes on with it, " if file.exists() else ""
+        raise ValueError(
+            f"{folder} is not empty; {hint}--overwrite replaces a run, --output names another"
+        )
     return asked
 
 
-def _clear(folder: Path) -> None:
-    """Remove what a run writes, and nothing else."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
+def _begin(options: FinetuneOptions) -> None:
+    """The folder of a new run: without what an earlier one wrote, with the options of this one."""
+    folder = options.output
     names = (OPTIONS, METRICS, FIGURE, HEAD, LABELS, CHECKPOINT, HISTORY, FILE_NAME)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / LORA, ignore_errors=True)
+    write_text(folder / OPTIONS, json.dumps(options.to_json(), indent=2) + "\n")
 
 
 def _dataset(options: FinetuneOptions) -> Dataset:
