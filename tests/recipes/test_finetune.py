@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rankwise.optim.rank_rule import Tolerance
 from rankwise.recipes import training
 from rankwise.recipes.classifier import encode, pretrained_classifier
 from rankwise.recipes.examples import Example
 from rankwise.recipes.finetune import Outcome, Watcher, finetune
 from rankwise.recipes.options import FinetuneOptions
+from rankwise.recipes.ranks import chosen_rank_rule
 
 SILENT = Watcher(say=lambda message: None, step=lambda line: None)
 STEPS = 12
@@ -132,8 +134,15 @@ def test_the_export_reloads_through_peft_with_the_same_outputs(options, tiny_enc
 
 
 def test_the_default_budget_is_half_of_the_start(options):
-    sizes = finetune(with_(options, steps=60), SILENT).metrics["parameters"]
+    sizes = finetune(options, SILENT).metrics["parameters"]
     assert sizes["end"] <= sizes["start"] / 2
+
+
+@pytest.mark.parametrize("steps, every", [(1, 2), (6, 2), (60, 10), (150, 25), (9000, 25)])
+def test_a_short_run_has_shorter_cycles(options, steps, every):
+    assert chosen_rank_rule(with_(options, steps=steps, rtol=0.2), []) == Tolerance(
+        rtol=0.2, every=every
+    )
 
 
 def test_an_earlier_run_is_not_overwritten_unless_asked(options):
@@ -177,6 +186,7 @@ def test_a_resumed_run_keeps_its_options_and_its_data(options, labelled_file, tm
         ({"rtol": 1.5}, r"--rtol must be in \[0, 1\)"),
         ({"eval_fraction": 0.0}, r"--eval-fraction must be in \(0, 1\)"),
         ({"budget": 10, "rtol": 0.1}, "--budget and --rtol are different rank rules"),
+        ({"budget": 20}, "--budget must be at least .* one direction for each of the"),
         ({"rtol": 0.1, "fixed_rank": True}, "--rtol and --fixed-rank"),
         ({"resume": True, "overwrite": True}, "--resume .* --overwrite"),
         ({"data": None, "text_column": "x"}, "--text-column needs --data"),

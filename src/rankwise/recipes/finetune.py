@@ -19,7 +19,6 @@ from rankwise.io.atomic import write_tensors, write_text
 from rankwise.io.checkpoint import FILE_NAME, save
 from rankwise.io.export_lora import LoraExport, export_lora
 from rankwise.optim.optimizer import Optimizer
-from rankwise.optim.rank_rule import Budget, FixedRank, RankRule, Tolerance
 from rankwise.recipes.builtin import minilm_folder, movie_reviews
 from rankwise.recipes.classifier import (
     Pretrained,
@@ -34,12 +33,12 @@ from rankwise.recipes.examples import Dataset, batch_at
 from rankwise.recipes.history import Line
 from rankwise.recipes.hub import hub_dataset
 from rankwise.recipes.options import FinetuneOptions, conflicts
+from rankwise.recipes.ranks import chosen_rank_rule
 from rankwise.recipes.tables import read_dataset
 from rankwise.recipes.training import (
     CHECKPOINT,
     HISTORY,
     Run,
-    adapter_parameters,
     train,
     warm_up_and_decay,
 )
@@ -114,15 +113,6 @@ def finetune(asked: FinetuneOptions, watcher: Watcher) -> Outcome:
     return Outcome(metrics, history, export, options.output)
 
 
-def default_rank_rule(options: FinetuneOptions, parameters: int) -> RankRule:
-    """The rank rule that the options ask for; without a word, half of the starting parameters."""
-    if options.fixed_rank:
-        return FixedRank()
-    if options.rtol is not None:
-        return Tolerance(rtol=options.rtol)
-    return Budget(parameters=options.budget or max(1, parameters // 2))
-
-
 def _prepared(asked: FinetuneOptions) -> FinetuneOptions:
     """The options of the run, once they and the folder are found fit; nothing is written."""
     asked.check()
@@ -181,7 +171,7 @@ def _run(options: FinetuneOptions, pretrained: Pretrained, data: Dataset) -> Run
         weight_decay=options.weight_decay,
         groups=[{"params": "head", "lr": options.head_lr}],
     )
-    optimizer.rank_rule = default_rank_rule(options, adapter_parameters(optimizer))
+    optimizer.rank_rule = chosen_rank_rule(options, optimizer.layers)
     text = json.dumps([data.classes, data.train, data.held_out])
     return Run(
         model=model,
