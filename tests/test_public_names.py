@@ -20,7 +20,7 @@ OPTIONS = {
     "Optimizer": "model lr rule rank_rule weight_decay max_step groups",
     "LowRankLinear": "factors base bias scale",
     "FixedRank": "",
-    "Tolerance": "every grow min_rank max_rank rest rtol",
+    "Tolerance": "every grow min_rank max_rank rest rtol keep",
     "Budget": "every grow min_rank max_rank rest parameters keep",
     "Adam": "betas power spectrum eps",
     "SGD": "",
