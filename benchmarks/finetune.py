@@ -1,9 +1,10 @@
 """`make bench`: rankwise against its peers on the demo's task and on a language model.
 
 Every run is a process of its own with one thread; `--workers` of them at a time. Records are kept
-in `--output`, so that an interrupted benchmark goes on where it stopped. First each method's rate
-is chosen on seed 0 over the same grid, by validation loss; then the other seeds run at that rate.
-rankwise runs at its default rate, the same everywhere, and is not tuned.
+in `--output`, so that an interrupted benchmark goes on where it stopped. First each peer's rate is
+chosen on seed 0, by validation loss, over a grid that is extended until the best is not at its
+edge; then the other seeds run at that rate. rankwise runs at its default rate, the same everywhere,
+and is not tuned.
 """
 
 from dataclasses import dataclass, replace
@@ -57,6 +58,17 @@ def by_tolerance(steps: int, seed: int) -> Setting:
     return Setting("rankwise", 8, DEFAULT_LR, seed, steps, rtol=TOLERANCE)
 
 
+def tuned(pool: Pool, trials: list[Setting]) -> Setting:
+    """The trial of the lowest validation loss; their rates ascend, by factors of 2 at the ends."""
+    pool.run(trials)
+    best = min(trials, key=lambda s: finite(pool.record(s)["eval_loss"]))
+    if best is trials[0]:
+        return tuned(pool, [replace(best, lr=best.lr / 2), *trials])
+    if best is trials[-1]:
+        return tuned(pool, [*trials, replace(best, lr=best.lr * 2)])
+    return best
+
+
 def finite(loss: float) -> float:
     return loss if loss == loss else float("inf")
 
@@ -70,9 +82,7 @@ def main(options: Options) -> None:
         ranks = LORA_RANKS if method == "LoRA" and options.task == "reviews" else (8,)
         grid = FULL_GRID if method == "full" else GRID
         for rank in ranks:
-            trials = [Setting(method, rank, lr, first, steps) for lr in grid]
-            pool.run(trials)
-            best = min(trials, key=lambda s: finite(pool.record(s)["eval_loss"]))
+            best = tuned(pool, [Setting(method, rank, lr, first, steps) for lr in grid])
             pool.run(replace(best, seed=seed) for seed in seeds)
     if options.ranges:
         pool.run(replace(ours(options.task, steps, first), lr=lr) for lr in RATE_RANGE)
