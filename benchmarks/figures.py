@@ -1,4 +1,4 @@
-"""Records as one picture: losses over steps, seconds and rates; final over initial ranks."""
+"""Records as one picture: losses over steps, parameters and rates; sizes over initial ranks."""
 
 import statistics
 from collections import defaultdict
@@ -25,41 +25,70 @@ def draw(records: list[Record], path: Path, default: Key) -> None:
     from matplotlib.figure import Figure
 
     groups = by_setting(records)
-    picked = [key for key in chosen(groups, default) if key == default or key.rank == LORA_RANK]
+    picked = chosen(groups, default)
     figure = Figure(figsize=(13, 8), layout="constrained", dpi=110)
-    (over_steps, over_seconds), (over_rates, over_ranks) = figure.subplots(2, 2)
-    _courses(over_steps, groups, picked, seconds=False)
-    _courses(over_seconds, groups, picked, seconds=True)
-    _rates(over_rates, groups)
+    (over_steps, over_parameters), (over_rates, over_ranks) = figure.subplots(2, 2)
+    _courses(over_steps, groups, [k for k in picked if k in (default, *_of_lora_rank(picked))])
+    _parameters(over_parameters, groups, picked)
+    _rates(over_rates, groups, default)
     _initial_ranks(over_ranks, groups, default.lr)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
 
 
-def _courses(
-    axes: Any, groups: dict[Key, dict[int, Record]], picked: list[Key], *, seconds: bool
-) -> None:
-    """Training loss, a running mean, averaged over seeds; time is the median step of the method."""
+def _of_lora_rank(keys: list[Key]) -> list[Key]:
+    return [key for key in keys if key.rank == LORA_RANK]
+
+
+def _courses(axes: Any, groups: dict[Key, dict[int, Record]], picked: list[Key]) -> None:
+    """Training loss, a running mean, averaged over the seeds that all methods have."""
+    seeds = set.intersection(*(set(groups[key]) for key in picked))
     for key in sorted(picked, key=lambda k: k[0] != "rankwise"):
-        runs = list(groups[key].values())
+        runs = [groups[key][seed] for seed in seeds]
         length = min(len(r["losses"]) for r in runs)
         mean = [statistics.fmean(r["losses"][i] for r in runs) for i in range(length)]
         smooth = [statistics.fmean(mean[max(0, i + 1 - WIDTH) : i + 1]) for i in range(5, length)]
-        step = statistics.median(r["seconds_per_step"] for r in runs) if seconds else 1.0
-        x = [(i + 1) * step for i in range(5, length)]
         width = 2.4 if key[0] == "rankwise" else 1.3
+        x = range(6, length + 1)
         axes.plot(x, smooth, color=COLOURS.get(key[0]), linewidth=width, label=key[0])
-    axes.set_xlabel("seconds of training (one thread, shared machine)" if seconds else "step")
+    axes.set_xlabel("step")
     axes.set_ylabel("training loss, smoothed")
     axes.legend(frameon=False, fontsize=8)
 
 
-def _rates(axes: Any, groups: dict[Key, dict[int, Record]]) -> None:
+def _parameters(axes: Any, groups: dict[Key, dict[int, Record]], picked: list[Key]) -> None:
+    """Validation loss over the parameters at the end: mean over the seeds that all have."""
+    seeds = set.intersection(*(set(groups[key]) for key in picked))
+    points = []
+    for key in picked:
+        runs = [groups[key][seed] for seed in seeds]
+        x = statistics.fmean(r["parameters"]["end"] for r in runs)
+        points.append((statistics.fmean(r["eval_loss"] for r in runs), x, key))
+    for index, (y, x, key) in enumerate(sorted(points)):
+        axes.plot(x, y, "o", color=COLOURS.get(key[0]), markersize=7)
+        name = key[0] if key[0] in ("full", "rankwise") else f"{key[0]} {key.rank}"
+        left = index % 2 == 1
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(-7 if left else 7, 0),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=8,
+        )
+    axes.margins(x=0.15)
+    axes.set_xscale("log")
+    axes.set_xlabel("trained parameters at the end, without the head")
+    axes.set_ylabel("validation loss")
+
+
+def _rates(axes: Any, groups: dict[Key, dict[int, Record]], default: Key) -> None:
     seed = min(seed for group in groups.values() for seed in group)
-    for method in ("rankwise", "LoRA"):
+    for method, rank in (("rankwise", default.rank), ("LoRA", LORA_RANK)):
         for measure, style in (("eval_loss", "o-"), ("train_loss", "o--")):
-            points = rate_curve(groups, method, LORA_RANK, seed, measure)
+            points = rate_curve(groups, method, rank, seed, measure)
             name = f"{method}, {'validation' if measure == 'eval_loss' else 'training'}"
             axes.plot(*zip(*points, strict=True), style, color=COLOURS[method], label=name, ms=4)
     axes.set_xscale("log")
@@ -69,20 +98,22 @@ def _rates(axes: Any, groups: dict[Key, dict[int, Record]]) -> None:
 
 
 def _initial_ranks(axes: Any, groups: dict[Key, dict[int, Record]], default_lr: float) -> None:
-    """Mean final rank over the initial one, one point a seed."""
+    """Parameters at the end over the initial rank, one point a seed."""
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    starts: dict[int, float] = {}
     for key, group in groups.items():
         if key.method.startswith("rankwise") and key.lr == default_lr:
             rule = key.method.partition(", ")[2] or "budget"
-            ends = (statistics.fmean(record["ranks"].values()) for record in group.values())
-            points[rule].extend((key.rank, end) for end in ends)
+            for record in group.values():
+                points[rule].append((key.rank, record["parameters"]["end"]))
+                starts[key.rank] = record["parameters"]["start"]
     for (rule, pairs), colour in zip(sorted(points.items()), RULE_COLOURS, strict=False):
         axes.plot(*zip(*pairs, strict=True), "o", color=colour, alpha=0.7, label=rule)
-    ranks = [rank for pairs in points.values() for rank, _ in pairs]
-    axes.plot([min(ranks), max(ranks)], [min(ranks), max(ranks)], ":", color="#999999")
-    axes.annotate("rank unchanged", (max(ranks), max(ranks)), ha="right", va="bottom")
+    axes.plot(
+        *zip(*sorted(starts.items()), strict=True), ":", color="#999999", label="at the start"
+    )
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log", base=2)
+    axes.set_yscale("log")
     axes.set_xlabel("initial rank")
-    axes.set_ylabel("mean final rank")
+    axes.set_ylabel("parameters at the end")
     axes.legend(frameon=False, fontsize=8)

@@ -14,7 +14,7 @@ from figures import draw
 from methods import Setting
 from pool import Pool
 from results import read_records
-from tables import Key, by_setting, initial_ranks, markdown, rate_range
+from tables import Key, by_setting, initial_ranks, markdown, rate_curve
 
 from rankwise.optim.optimizer import DEFAULT_LR
 
@@ -111,9 +111,15 @@ def report(options: Options) -> None:
     print(table)
     if options.ranges:
         groups = by_setting(records)
-        for method in ("rankwise", "LoRA"):
-            found = rate_range(groups, method, 8, options.seeds[0], within=1.05)
-            print(f"{method}: training loss within 5 % of the best at rates {found}")
+        curves = {
+            method: rate_curve(groups, method, start, options.seeds[0], "train_loss")
+            for method, start in (("rankwise", rank), ("LoRA", 8))
+        }
+        best = min(loss for curve in curves.values() for _, loss in curve)
+        for method, curve in curves.items():
+            rates = [lr for lr, loss in curve if loss <= 1.05 * best]
+            span = f"from {min(rates):g} to {max(rates):g}" if rates else "nowhere"
+            print(f"{method}: training loss within 5 % of the best of both {span}")
         print(initial_ranks(groups, DEFAULT_LR))
 
 

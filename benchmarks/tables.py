@@ -66,13 +66,17 @@ def table(lines: list[list[str]]) -> str:
 
 def initial_ranks(groups: dict[Key, dict[int, Record]], default_lr: float) -> str:
     """What becomes of different initial ranks, by budget and by tolerance."""
-    lines = [["rule", "initial rank", "seeds", "parameters", "validation loss", "accuracy"]]
+    ours = [r for key in groups if key.method.startswith("rankwise") for r in groups[key].values()]
+    has_accuracy = all("accuracy" in r for r in ours)
+    lines = [["rule", "initial rank", "seeds", "parameters", "validation loss"]]
+    lines[0] += ["accuracy"] * has_accuracy
     for key in sorted(groups, key=lambda k: (k.method, k.rank)):
         if key.method.startswith("rankwise") and key.lr == default_lr:
             runs = list(groups[key].values())
             parameters = statistics.fmean(r["parameters"]["end"] for r in runs)
             cells = [f"{parameters / 1e3:,.0f} k", spread([r["eval_loss"] for r in runs], ".3f")]
-            cells.append(spread([100 * r.get("accuracy", 0.0) for r in runs], ".1f"))
+            if has_accuracy:
+                cells.append(spread([100 * r["accuracy"] for r in runs], ".1f"))
             lines.append([key.method, str(key.rank), str(len(runs)), *cells])
     return table(lines)
 
@@ -103,21 +107,8 @@ def spread(values: list[float], form: str) -> str:
         return "diverged"
     if len(values) == 1:
         return format(values[0], form)
-    return f"{statistics.fmean(values):{form}} ({statistics.stdev(values):.3f})"
-
-
-def rate_range(
-    groups: dict[Key, dict[int, Record]], method: str, rank: int, seed: int, *, within: float
-) -> tuple[float, float] | None:
-    """Lowest and highest rate whose training loss is within a factor of the best of all methods."""
-    curve = rate_curve(groups, method, rank, seed, "train_loss")
-    others = [
-        loss
-        for other in ("rankwise", "LoRA")
-        for _, loss in rate_curve(groups, other, rank, seed, "train_loss")
-    ]
-    good = [lr for lr, loss in curve if loss <= within * min(others)]
-    return (min(good), max(good)) if good else None
+    unsigned = form.lstrip("+")
+    return f"{statistics.fmean(values):{form}} ({statistics.stdev(values):{unsigned}})"
 
 
 def rate_curve(
