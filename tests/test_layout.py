@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "rankwise"
-ORDER = ["numerics", "nn", "optim", "surgery", "io", "report", "recipes", "cli"]
-CORE = ORDER[:5]
+ORDER = ["numerics", "integrators", "nn", "optim", "surgery", "io", "report", "recipes", "cli"]
+CORE = ORDER[:6]
 CORE_NEEDS = {"torch", "safetensors"}
 MAX_LINES = 500
 VAGUE = ("util", "helper", "manager", "misc", "common")

@@ -47,6 +47,12 @@ def embed(S: Tensor, core: Tensor) -> Tensor:
     )
 
 
+def embed_factors(f: Factors, frame: Frame) -> Factors:
+    """The same matrix in the augmented bases of `frame`; its core may be rectangular."""
+    core = f.S.new_zeros(frame.U_hat.shape[1], frame.V_hat.shape[1])
+    return Factors(frame.U_hat, embed(f.S, core), frame.V_hat)
+
+
 def decompose(frame: Frame, core: Tensor) -> Spectrum:
     """SVD of the core. If LAPACK does not converge in float32, float64 is tried."""
     try:

@@ -1,0 +1,1 @@
+"""Integrators of `W' = -grad L(W)` on the manifold of low-rank matrices, one file each."""

@@ -1,0 +1,28 @@
+"""Parallel BUG: K, L and S move at once from the same bases, with one gradient."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from rankwise.integrators.integrator import Integrator, Stages, unchanged
+from rankwise.numerics.factors import Factors
+from rankwise.numerics.retract import core_of, decompose, embed, frame_of
+
+
+@dataclass(frozen=True)
+class ParallelBUG(Integrator):
+    """`W_hat = W - h P(W) G` in the bases `[U, G V]` and `[V, G^T U]`.
+
+    Ceruti, Kusch and Lubich (SISC 2024); GeoLoRA (Schotthoefer et al., ICLR 2025, Algorithm 1).
+    Also Riemannian gradient descent, with the truncated SVD as its retraction.
+    """
+
+    same_matrix: ClassVar[bool] = True
+
+    def stages(self, f: Factors, reshape: Callable[[Tensor], Tensor] = unchanged) -> Stages:
+        D = yield f
+        frame = frame_of(f, D)
+        core = reshape(core_of(frame, f.rank, D))
+        return decompose(frame, embed(f.S, core) - core)
