@@ -9,6 +9,7 @@ from cases import matrix, normal, orthonormal
 from rankwise.integrators.abc_psi import AugmentedPSI
 from rankwise.integrators.augmented_bug import AugmentedBUG
 from rankwise.integrators.bug import BUG
+from rankwise.integrators.checked_bug import CheckedBUG
 from rankwise.integrators.integrator import Integrator, step
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.integrators.projector_splitting import ProjectorSplitting
@@ -17,7 +18,14 @@ from rankwise.numerics.init import truncated_svd
 from rankwise.numerics.retract import Spectrum, cut
 from rankwise.numerics.tangent import project
 
-ALL = (ParallelBUG(), AugmentedBUG(), AugmentedPSI(), ProjectorSplitting(), BUG())
+ALL = (
+    ParallelBUG(),
+    CheckedBUG(),
+    AugmentedBUG(),
+    AugmentedPSI(),
+    ProjectorSplitting(),
+    BUG(),
+)
 
 
 class RotatingFlow:

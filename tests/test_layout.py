@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "rankwise"
-ORDER = ["numerics", "integrators", "nn", "optim", "surgery", "io", "report", "recipes", "cli"]
+ORDER = ["numerics", "nn", "integrators", "optim", "surgery", "io", "report", "recipes", "cli"]
 CORE = ORDER[:6]
 CORE_NEEDS = {"torch", "safetensors"}
 MAX_LINES = 500

@@ -17,7 +17,7 @@ OPTIONS = {
     "save_training": "path model optimizer scheduler progress",
     "load_training": "path model optimizer scheduler",
     "export_lora": "model folder compact max_rank base_model_name task_type prefix",
-    "Optimizer": "model lr rule rank_rule weight_decay max_step groups",
+    "Optimizer": "model lr rule rank_rule integrator weight_decay max_step groups",
     "LowRankLinear": "factors base bias scale",
     "FixedRank": "",
     "Tolerance": "every grow min_rank max_rank rest rtol keep",

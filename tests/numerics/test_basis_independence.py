@@ -4,8 +4,7 @@ import pytest
 
 from cases import SHAPES_AND_RANKS, SPECTRA, close, factors, normal, orthonormal
 from rankwise.numerics.factors import Factors
-from rankwise.numerics.retract import cut, truncate
-from rankwise.numerics.steps import parallel_step
+from rankwise.numerics.retract import cut, displaced, truncate
 from rankwise.numerics.tangent import inner, project, squared_norm
 from rankwise.numerics.transport import transport
 
@@ -35,7 +34,7 @@ def test_projection_norm_and_inner_product(pair, draw):
 def test_step_spectrum_and_retraction(pair, draw):
     f, g = pair
     G = normal(*f.shape, draw=draw)
-    one, other = (parallel_step(h, project(h, G), lr=0.2) for h in (f, g))
+    one, other = (displaced(h, project(h, G), lambda core: 0.2 * core) for h in (f, g))
     close(one.sigma, other.sigma)
     for rank in {1, f.rank}:
         close(cut(one, rank).dense(), cut(other, rank).dense(), 1e-10)

@@ -6,8 +6,7 @@ import torch
 from cases import factors, matrix, normal
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.init import zero_core
-from rankwise.numerics.retract import cut
-from rankwise.numerics.steps import parallel_step
+from rankwise.numerics.retract import cut, displaced
 from rankwise.numerics.tangent import project
 from rankwise.numerics.truncate import rank_for_tolerance
 
@@ -35,7 +34,7 @@ def test_the_loss_falls_in_every_step_however_small_the_singular_values(m, n, r,
     loss, gradient, L = quadratic(m, n, target, draw)
     losses = [loss(f.dense())]
     for _ in range(300):
-        f = cut(parallel_step(f, project(f, gradient(f.dense())), lr=1 / L), r)
+        f = cut(displaced(f, project(f, gradient(f.dense())), lambda core: 1 / L * core), r)
         losses.append(loss(f.dense()))
     assert all(after <= before + 1e-15 for before, after in zip(losses, losses[1:], strict=False))
     assert losses[-1] < 1e-6 * losses[0]
@@ -46,7 +45,7 @@ def test_the_rank_of_the_target_is_found_from_below_and_from_above(start, draw):
     target = matrix(40, 32, torch.linspace(2, 1, 5, dtype=torch.float64), draw)
     f = factors(40, 32, torch.full((start,), 0.1, dtype=torch.float64), draw)
     for step in range(1, 121):
-        spectrum = parallel_step(f, project(f, f.dense() - target), lr=0.5)
+        spectrum = displaced(f, project(f, f.dense() - target), lambda core: 0.5 * core)
         if step % 20 == 0:
             rank = rank_for_tolerance(spectrum.sigma[: f.rank], rtol=1e-2)
         else:
@@ -63,7 +62,7 @@ def test_bases_stay_orthonormal_over_a_thousand_float32_steps(rank, draw):
     for step in range(1000):
         noise = normal(40, 30, draw=draw).float() * (10.0 ** (step % 7 - 3))
         gradient = (f.dense() - target + noise).bfloat16().float()
-        f = cut(parallel_step(f, project(f, gradient), lr=1e-2), rank)
+        f = cut(displaced(f, project(f, gradient), lambda core: 1e-2 * core), rank)
     assert orthonormality_defect(f.U) < 1e-5
     assert orthonormality_defect(f.V) < 1e-5
     assert f.S.isfinite().all()
@@ -74,6 +73,6 @@ def test_a_target_of_higher_rank_is_approximated_as_well_as_its_svd_does(draw):
     like = torch.empty(0, dtype=torch.float64)
     f = zero_core(7, 5, 2, like=like, generator=draw)
     for _ in range(400):
-        f = cut(parallel_step(f, project(f, f.dense() - target), lr=0.3), 2)
+        f = cut(displaced(f, project(f, f.dense() - target), lambda core: 0.3 * core), 2)
     best = torch.linalg.svdvals(target)[2]
     assert (f.dense() - target).norm() == pytest.approx(float(best), rel=1e-6)

@@ -7,8 +7,7 @@ import torch
 
 from cases import SHAPES_AND_RANKS, SPECTRA, close, dense_projection, factors, matrix, normal
 from rankwise.numerics.factors import orthonormality_defect
-from rankwise.numerics.retract import Frame, core_of, cut, decompose, frame_of, truncate
-from rankwise.numerics.steps import parallel_step
+from rankwise.numerics.retract import Frame, core_of, cut, decompose, displaced, frame_of, truncate
 from rankwise.numerics.tangent import Tangent, project
 from rankwise.numerics.truncate import rank_for_tolerance
 
@@ -54,7 +53,7 @@ def test_a_truncated_core_is_diagonal_and_descending(draw):
 @pytest.mark.parametrize("m, n, r", SHAPES_AND_RANKS)
 def test_the_parallel_step_is_the_projected_gradient_step_exactly(spectrum, m, n, r, draw):
     f, G = prescribed(m, n, spectrum, r, draw), normal(m, n, draw=draw)
-    step = parallel_step(f, project(f, G), lr=0.3)
+    step = displaced(f, project(f, G), lambda core: 0.3 * core)
     whole = cut(step, step.sigma.shape[0])
     close(whole.dense(), f.dense() - 0.3 * dense_projection(f, G), 1e-13)
 
@@ -64,7 +63,7 @@ def test_the_parallel_step_is_the_projected_gradient_step_exactly(spectrum, m, n
 def test_a_cut_step_is_the_best_approximation_of_that_rank(spectrum, m, n, r, draw):
     f, G = prescribed(m, n, spectrum, r, draw), normal(m, n, draw=draw)
     dense = f.dense() - 0.3 * dense_projection(f, G)
-    error = (cut(parallel_step(f, project(f, G), lr=0.3), r).dense() - dense).norm()
+    error = (cut(displaced(f, project(f, G), lambda core: 0.3 * core), r).dense() - dense).norm()
     close(error, torch.linalg.svdvals(dense)[r:].norm(), 1e-12)
 
 
@@ -73,7 +72,7 @@ def test_the_core_of_a_direction_is_the_direction_in_its_frame(m, n, r, draw):
     f, G = prescribed(m, n, "generic", r, draw), normal(m, n, draw=draw)
     xi = project(f, G)
     frame = frame_of(f, xi)
-    dense = frame.U_hat @ core_of(frame, r, xi) @ frame.V_hat.mT
+    dense = frame.U_hat @ core_of(frame, xi) @ frame.V_hat.mT
     close(dense, dense_projection(f, G), 1e-13)
 
 
@@ -83,7 +82,7 @@ def test_the_retraction_is_first_order(m, n, r, draw):
     xi = project(f, G / G.norm())
 
     def error(h: float) -> float:
-        retracted = cut(parallel_step(f, xi, lr=h), r).dense()
+        retracted = cut(displaced(f, xi, lambda core: h * core), r).dense()
         return float((retracted - (f.dense() - h * xi.dense(f))).norm())
 
     slope = math.log(error(1e-2) / error(1e-3)) / math.log(10)
@@ -92,12 +91,12 @@ def test_the_retraction_is_first_order(m, n, r, draw):
 
 def test_at_full_rank_a_step_is_gradient_descent(draw):
     f, G = prescribed(7, 5, "generic", 5, draw), normal(7, 5, draw=draw)
-    close(cut(parallel_step(f, project(f, G), lr=0.1), 5).dense(), f.dense() - 0.1 * G)
+    close(cut(displaced(f, project(f, G), lambda core: 0.1 * core), 5).dense(), f.dense() - 0.1 * G)
 
 
 def test_a_step_from_zero_has_the_rank_of_the_projected_gradient(draw):
     f, G = prescribed(40, 30, "zero", 2, draw), normal(40, 30, draw=draw)
-    sigma = parallel_step(f, project(f, G), lr=1.0).sigma
+    sigma = displaced(f, project(f, G)).sigma
     assert sigma.shape == (4,)
     assert sigma[-1] > 1e-3
 
@@ -107,7 +106,7 @@ def test_a_step_is_exact_for_gradients_of_any_size(size, draw):
     f = prescribed(7, 5, "generic", 2, draw)
     f = f._replace(S=f.S * size)
     G = normal(7, 5, draw=draw) * size
-    step = parallel_step(f, project(f, G), lr=0.3)
+    step = displaced(f, project(f, G), lambda core: 0.3 * core)
     expected = f.dense() - 0.3 * dense_projection(f, G)
     close(cut(step, 4).dense() / size, expected / size, 1e-13)
 
@@ -116,7 +115,7 @@ def test_neither_step_nor_truncation_touches_what_it_was_lent(draw):
     f, G = prescribed(7, 5, "generic", 3, draw), normal(7, 5, draw=draw)
     xi = project(f, G)
     before = [t.clone() for t in (*f, *xi)]
-    cut(parallel_step(f, xi, lr=0.3), 2)
+    cut(displaced(f, xi, lambda core: 0.3 * core), 2)
     truncate(f, 2)
     assert all(torch.equal(a, b) for a, b in zip((*f, *xi), before, strict=True))
 
@@ -125,7 +124,7 @@ def test_an_inconsistent_direction_moves_only_what_its_parts_say(draw):
     f = prescribed(7, 5, "generic", 2, draw)
     C = normal(2, 2, draw=draw)
     only_core = Tangent(torch.zeros(7, 2).double(), torch.zeros(5, 2).double(), C)
-    moved = cut(parallel_step(f, only_core, lr=1.0), 4).dense()
+    moved = cut(displaced(f, only_core), 4).dense()
     close(moved, f.U @ (f.S - C) @ f.V.mT, 1e-13)
 
 

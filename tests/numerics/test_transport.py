@@ -6,8 +6,7 @@ import torch
 from cases import SHAPES_AND_RANKS, SPECTRA, close, dense_projection, factors, normal, orthonormal
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.orth import augment
-from rankwise.numerics.retract import cut, truncate
-from rankwise.numerics.steps import parallel_step
+from rankwise.numerics.retract import cut, displaced, truncate
 from rankwise.numerics.tangent import project
 from rankwise.numerics.transport import transport
 
@@ -43,7 +42,7 @@ def test_where_nothing_moves_transport_is_the_identity(m, n, r, draw):
 def test_augmenting_and_truncating_with_zero_tolerance_leaves_the_momentum(spectrum, m, n, r, draw):
     f = random(m, n, r, draw, spectrum)
     xi, ahead = (project(f, normal(m, n, draw=draw)) for _ in range(2))
-    same = cut(parallel_step(f, ahead, lr=0.0), r)
+    same = cut(displaced(f, ahead, lambda core: 0.0 * core), r)
     close(same.dense(), f.dense())
     close(transport(f, same, xi).dense(same), xi.dense(f), 1e-11)
 
@@ -74,7 +73,7 @@ def test_back_and_forth_through_a_larger_space_is_the_identity(draw):
 def test_a_momentum_never_grows_on_the_way(draw):
     f = random(40, 30, 3, draw)
     xi = project(f, normal(40, 30, draw=draw))
-    moved = cut(parallel_step(f, project(f, normal(40, 30, draw=draw)), lr=0.1), 3)
+    moved = cut(displaced(f, project(f, normal(40, 30, draw=draw)), lambda core: 0.1 * core), 3)
     assert transport(f, moved, xi).dense(moved).norm() < xi.dense(f).norm()
 
 

@@ -35,7 +35,7 @@ def dense_direction(rule: UpdateRule, f: Factors, gradient: Tangent, state: dict
     """The direction as the matrix that the optimizer subtracts."""
     D = rule.direction(f, gradient, state)
     frame = frame_of(f, D)
-    return frame.U_hat @ rule.core(core_of(frame, f.rank, D)) @ frame.V_hat.mT
+    return frame.U_hat @ rule.core(core_of(frame, D)) @ frame.V_hat.mT
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rankwise.integrators.integrator import Integrator, Stages, unchanged
+from rankwise.integrators.integrator import Integrator, Stages
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.orth import augment
-from rankwise.numerics.retract import Frame, decompose, embed_factors
+from rankwise.numerics.retract import Frame, decompose, embed_factors, whole
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,13 @@ class AugmentedPSI(Integrator):
     """
 
     same_matrix: ClassVar[bool] = True
+    points: ClassVar[int] = 2
 
-    def stages(self, f: Factors, reshape: Callable[[Tensor], Tensor] = unchanged) -> Stages:
+    def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
         D = yield f
         U_hat = augment(f.U, D.K)
         # The point only has to have U_hat on the left; on the right L serves as well as any.
         D_hat = yield embed_factors(f, Frame(U_hat, augment(f.V, D.L)))
         frame = Frame(U_hat, augment(f.V, D_hat.L))
-        core = reshape(D_hat.L.mT @ frame.V_hat)
+        core = take(D_hat.L.mT @ frame.V_hat)
         return decompose(frame, embed_factors(f, frame).S - core)

@@ -1,4 +1,4 @@
-"""Augmented BUG: new bases from K and L, then the core moves in them, with a gradient of its own."""
+"""Augmented BUG: new bases from K and L, then the core moves in them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rankwise.integrators.integrator import Integrator, Stages, unchanged
+from rankwise.integrators.integrator import Integrator, Stages
 from rankwise.numerics.factors import Factors
-from rankwise.numerics.retract import decompose, embed_factors, frame_of
+from rankwise.numerics.retract import decompose, embed_factors, frame_of, whole
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,11 @@ class AugmentedBUG(Integrator):
     """
 
     same_matrix: ClassVar[bool] = True
+    points: ClassVar[int] = 2
 
-    def stages(self, f: Factors, reshape: Callable[[Tensor], Tensor] = unchanged) -> Stages:
+    def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
         D = yield f
         frame = frame_of(f, D)
         point = embed_factors(f, frame)
         D_hat = yield point
-        return decompose(frame, point.S - reshape(D_hat.C))
+        return decompose(frame, point.S - take(D_hat.C))

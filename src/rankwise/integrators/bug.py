@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rankwise.integrators.integrator import Integrator, Stages, unchanged
+from rankwise.integrators.integrator import Integrator, Stages
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.orth import orthonormalise
-from rankwise.numerics.retract import Frame, decompose
+from rankwise.numerics.retract import Frame, decompose, whole
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,12 @@ class BUG(Integrator):
     """
 
     same_matrix: ClassVar[bool] = False
+    points: ClassVar[int] = 2
 
-    def stages(self, f: Factors, reshape: Callable[[Tensor], Tensor] = unchanged) -> Stages:
+    def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
         D = yield f
         U1 = orthonormalise(f.U @ f.S - D.K)
         V1 = orthonormalise(f.V @ f.S.mT - D.L)
         S0 = (U1.mT @ f.U) @ f.S @ (f.V.mT @ V1)
         D = yield Factors(U1, S0, V1)
-        return decompose(Frame(U1, V1), S0 - reshape(D.C))
+        return decompose(Frame(U1, V1), S0 - take(D.C))

@@ -14,33 +14,43 @@ from typing import ClassVar
 from torch import Tensor
 
 from rankwise.numerics.factors import Factors
-from rankwise.numerics.retract import Spectrum
+from rankwise.numerics.retract import Spectrum, whole
 from rankwise.numerics.tangent import Tangent
 
 Stages = Generator[Factors, Tangent, Spectrum]
 
 
-def unchanged(core: Tensor) -> Tensor:
-    return core
-
-
 class Integrator(ABC):
-    """One step of an integrator; immutable, without state."""
+    """One step on the manifold; immutable, without state."""
 
     same_matrix: ClassVar[bool]
     """Whether all its points are the same matrix `W`, written in larger bases. Then one backward
     pass is enough: its inputs and output gradients give the displacement at every point."""
 
+    points: ClassVar[int]
+    """At how many points it asks for a displacement."""
+
     @abstractmethod
-    def stages(self, f: Factors, reshape: Callable[[Tensor], Tensor] = unchanged) -> Stages:
-        """The step from `f`; `reshape` changes the core of the displacement before it is taken."""
+    def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
+        """The step from `f`; in place of the displacement's core it takes `take(core)`.
+
+        Where all points are the same matrix, the step is nothing but that core in larger bases, so
+        that `take` may scale and reshape it.
+        """
+
+    def at(self, step: int) -> "Integrator":
+        """The integrator of step number `step` = 1, 2, ..."""
+        return self
 
 
 def step(
-    integrator: Integrator, f: Factors, displacement: Callable[[Factors], Tangent]
+    integrator: Integrator,
+    f: Factors,
+    displacement: Callable[[Factors], Tangent],
+    take: Callable[[Tensor], Tensor] = whole,
 ) -> Spectrum:
     """One step with `displacement(point)`, e.g. `project(point, h * gradient(point.dense()))`."""
-    stages = integrator.stages(f)
+    stages = integrator.stages(f, take)
     point = next(stages)
     while True:
         try:

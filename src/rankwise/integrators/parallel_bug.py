@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from rankwise.integrators.integrator import Integrator, Stages, unchanged
+from rankwise.integrators.integrator import Integrator, Stages
 from rankwise.numerics.factors import Factors
-from rankwise.numerics.retract import core_of, decompose, embed, frame_of
+from rankwise.numerics.retract import displaced, whole
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,8 @@ class ParallelBUG(Integrator):
     """
 
     same_matrix: ClassVar[bool] = True
+    points: ClassVar[int] = 1
 
-    def stages(self, f: Factors, reshape: Callable[[Tensor], Tensor] = unchanged) -> Stages:
+    def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
         D = yield f
-        frame = frame_of(f, D)
-        core = reshape(core_of(frame, f.rank, D))
-        return decompose(frame, embed(f.S, core) - core)
+        return displaced(f, D, take)

@@ -1,5 +1,6 @@
 """The retraction: a step in `span[U, X] x span[V, Y]`, and its best approximation of low rank."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -31,12 +32,13 @@ def frame_of(f: Factors, xi: Tangent) -> Frame:
     return Frame(augment(f.U, xi.K), augment(f.V, xi.L))
 
 
-def core_of(frame: Frame, r: int, xi: Tangent) -> Tensor:
+def core_of(frame: Frame, xi: Tangent) -> Tensor:
     """`U_hat^T xi V_hat = [[C, L^T V~], [U~^T K, 0]]`, (r_u, r_v)."""
     core = xi.C.new_zeros(frame.U_hat.shape[1], frame.V_hat.shape[1])
-    core[:r, :r] = xi.C
-    core[:r, r:] = xi.L.mT @ frame.V_hat[:, r:]
-    core[r:, :r] = frame.U_hat[:, r:].mT @ xi.K
+    rows, columns = xi.C.shape
+    core[:rows, :columns] = xi.C
+    core[:rows, columns:] = xi.L.mT @ frame.V_hat[:, columns:]
+    core[rows:, :columns] = frame.U_hat[:, rows:].mT @ xi.K
     return core
 
 
@@ -62,6 +64,18 @@ def decompose(frame: Frame, core: Tensor) -> Spectrum:
             t.to(core.dtype) for t in torch.linalg.svd(core.double(), full_matrices=False)
         )
     return Spectrum(frame, P, sigma, Qh)
+
+
+def whole(core: Tensor) -> Tensor:
+    """Take a displacement as it is."""
+    return core
+
+
+def displaced(f: Factors, xi: Tangent, take: Callable[[Tensor], Tensor] = whole) -> Spectrum:
+    """`W - xi`, exact and not yet cut; `take` may scale and reshape the core of `xi` before."""
+    frame = frame_of(f, xi)
+    core = take(core_of(frame, xi))
+    return decompose(frame, embed(f.S, core) - core)
 
 
 def cut(s: Spectrum, rank: int) -> Factors:

@@ -42,6 +42,16 @@ def project_product(f: Factors, A: Tensor, B: Tensor) -> Tangent:
     return Tangent(A @ BV, B @ AU, AU.mT @ BV)
 
 
+def add(a: Tangent, b: Tangent) -> Tangent:
+    """`a + b`, both tangent at the same point."""
+    return Tangent(*(x + y for x, y in zip(a, b, strict=True)))
+
+
+def subtract(a: Tangent, b: Tangent) -> Tangent:
+    """`a - b`, both tangent at the same point."""
+    return Tangent(*(x - y for x, y in zip(a, b, strict=True)))
+
+
 def inner(a: Tangent, b: Tangent) -> Tensor:
     """`<xi, eta> = <K, K'> + <L, L'> - <C, C'>`, the Frobenius inner product, in O((m + n) r)."""
     return (a.K * b.K).sum() + (a.L * b.L).sum() - (a.C * b.C).sum()

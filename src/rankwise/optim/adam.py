@@ -15,6 +15,7 @@ from rankwise.optim.update_rule import (
     accumulate,
     check_unit_interval,
     look_ahead,
+    newest,
 )
 
 
@@ -62,13 +63,25 @@ class Adam(UpdateRule):
         ahead = look_ahead(M, gradient, keep=beta1, step=step)
         rows, columns = gradient.K.square().sum(1), gradient.L.square().sum(1)
         energy = rows.sum() + columns.sum() - gradient.C.square().sum()
-        row, column = _average(state, "row", rows, beta2), _average(state, "column", columns, beta2)
-        mean = _average(state, "energy", energy, beta2).clamp_min(torch.finfo(energy.dtype).tiny)
-        size = mean.rsqrt() * (1 - beta2**step) ** 0.5
-        return scale_sides(f, ahead, self._weights(row) * size, self._weights(column))
+        _average(state, "row", rows, beta2)
+        _average(state, "column", columns, beta2)
+        _average(state, "energy", energy, beta2)
+        return self._precondition(f, ahead, state)
+
+    def fresh(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+        seen = newest(gradient, keep=self.betas[0], step=state["step"])
+        return self._precondition(f, seen, state)
 
     def core(self, core: Tensor) -> Tensor:
         return core if self.spectrum == 1.0 else spectral_power(core, self.spectrum)
+
+    def _precondition(self, f: Factors, xi: Tangent, state: State) -> Tangent:
+        energy = state["energy"]
+        mean = energy.clamp_min(torch.finfo(energy.dtype).tiny)
+        size = mean.rsqrt() * (1 - self.betas[1] ** state["step"]) ** 0.5
+        return scale_sides(
+            f, xi, self._weights(state["row"]) * size, self._weights(state["column"])
+        )
 
     def _weights(self, moment: Tensor) -> Tensor:
         mean = moment.mean().clamp_min(torch.finfo(moment.dtype).tiny)
@@ -81,7 +94,7 @@ def scale_sides(f: Factors, xi: Tangent, row: Tensor, column: Tensor) -> Tangent
     return project_product(f, left * row[:, None], right * column[:, None])
 
 
-def _average(state: State, name: str, value: Tensor, beta: float) -> Tensor:
+def _average(state: State, name: str, value: Tensor, beta: float) -> None:
     if name not in state:
         state[name] = torch.zeros_like(value)
-    return state[name].lerp_(value, 1 - beta)
+    state[name].lerp_(value, 1 - beta)

@@ -1,22 +1,24 @@
 """The optimizer: factors on the manifold of low-rank matrices, everything else by AdamW."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rankwise.nn.linear import LowRankLinear
-from rankwise.numerics.factors import Factors
-from rankwise.numerics.retract import Spectrum, core_of, cut, decompose, embed, frame_of
-from rankwise.numerics.tangent import Tangent, squared_norm
+from rankwise.integrators.integrator import Integrator
+from rankwise.integrators.parallel_bug import ParallelBUG
+from rankwise.numerics.retract import Spectrum, cut
+from rankwise.numerics.tangent import squared_norm
 from rankwise.optim.adam import Adam
+from rankwise.optim.advance import advance, has_gradient, tangent_gradient
+from rankwise.optim.batches import Batches
 from rankwise.optim.dense import adamw_
-from rankwise.optim.layers import param_groups, trainable_layers
+from rankwise.optim.layers import NamedLayer, param_groups, trainable_layers
 from rankwise.optim.ownership import Version, check_untouched, claim, record
 from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
-from rankwise.optim.trust import step_length
-from rankwise.optim.update_rule import UpdateRule
+from rankwise.optim.reevaluation import advance_together, check_deterministic
+from rankwise.optim.update_rule import SGD, UpdateRule
 
 DEFAULT_LR = 3e-3
 
@@ -36,6 +38,9 @@ class Optimizer(torch.optim.Optimizer):
             rate. Dense parameters take it as AdamW's.
         rule: update rule of the factored layers.
         rank_rule: how ranks adapt.
+        integrator: how a step is taken, one of `rankwise.integrators`. One that asks for more than
+            one point keeps each layer's inputs and output gradients from backward to step; one that
+            runs the model again needs `step(closure)` and the rule `SGD`.
         weight_decay: decoupled, on `S` of factored layers (`||S|| = ||U S V^T||`) and on dense
             parameters, >= 0.
         max_step: no step moves a factored layer by more than this fraction of the Frobenius norm
@@ -56,6 +61,7 @@ class Optimizer(torch.optim.Optimizer):
         *,
         rule: UpdateRule | None = None,
         rank_rule: RankRule | None = None,
+        integrator: Integrator | None = None,
         weight_decay: float = 0.0,
         max_step: float = 0.002,
         groups: Iterable[dict[str, Any]] = (),
@@ -68,9 +74,12 @@ class Optimizer(torch.optim.Optimizer):
             )
         _check_kind("rule", rule, UpdateRule)
         _check_kind("rank_rule", rank_rule, RankRule)
+        _check_kind("integrator", integrator, Integrator)
         self.layers = trainable_layers(model)
         self.rule = Adam() if rule is None else rule
         self.rank_rule = FixedRank() if rank_rule is None else rank_rule
+        self.integrator = ParallelBUG() if integrator is None else integrator
+        _check_combination(self.rule, self.integrator)
         self.steps = 0
         self.skipped = 0
         defaults = {
@@ -84,58 +93,110 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             _check_options(group)
         self._versions: dict[str, Version] = {}
+        self._model = model
+        several = self.integrator.same_matrix and self.integrator.points > 1
+        self._batches = Batches(self.layers if several else [])
         claim(self, self.layers)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every parameter that has a gradient; the loss of `closure`, if given."""
+        """One step of every parameter that has a gradient; the loss of `closure`, if given.
+
+        With an integrator that runs the model again, `closure` is called at every point; it returns
+        the loss after `backward()`, and gradients are cleared before each call.
+        """
+        integrator = self.integrator.at(self.steps + 1)
+        if not integrator.same_matrix:
+            self._check_closure(closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        gradients = [
-            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
-        ]
-        if not gradients:
+        if not any(True for _ in self._gradients()):
             return loss
-        if not _all_finite(gradients):
-            self.skipped += 1
-            return loss
+        if not _all_finite(list(self._gradients())):
+            return self._skip(loss)
         check_untouched(self, self.layers, self._versions)
-        self.steps += 1
         for group in self.param_groups:
             group["peak_lr"] = max(group.get("peak_lr", 0.0), float(group["lr"]))
-        self._step_factors()
+        moving = [named for named in self.layers if has_gradient(*named)]
+        spectra = self._spectra(moving, integrator, closure)
+        if spectra is None:
+            return self._skip(loss)
+        self.steps += 1
+        self._retract(moving, spectra)
         record(self.layers, self._versions)
+        self._batches.clear()
         factors = {id(p) for _, layer in self.layers for p in (layer.U, layer.S, layer.V)}
         for group in self.param_groups:
             adamw_([p for p in group["params"] if id(p) not in factors], self.state, group)
         return loss
 
-    def _step_factors(self) -> None:
+    def _skip(self, loss: Any) -> Any:
+        self.skipped += 1
+        self._batches.clear()
+        return loss
+
+    def _gradients(self) -> Iterator[Tensor]:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    yield p.grad
+
+    def _spectra(
+        self, moving: list[NamedLayer], integrator: Integrator, closure: Callable[[], Any] | None
+    ) -> list[Spectrum] | None:
+        """The ends of all layers' steps, not yet cut; None where a gradient is not finite."""
+        states = [self.state[layer.U] for _, layer in moving]
+        groups = self._groups_of(moving)
+        if integrator.same_matrix:
+            return [
+                advance(named, self.rule, integrator, self._batches, state, group)
+                for named, state, group in zip(moving, states, groups, strict=True)
+            ]
+        assert closure is not None
+
+        def evaluate() -> bool:
+            self.zero_grad()
+            with torch.enable_grad():
+                closure()
+            return _all_finite(list(self._gradients()))
+
+        layers = [layer for _, layer in moving]
+        return advance_together(layers, integrator, states, groups, evaluate)
+
+    def _groups_of(self, layers: list[NamedLayer]) -> list[dict[str, Any]]:
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
-        layers = [layer for name, layer in self.layers if has_gradient(name, layer)]
-        groups = [group_of[id(layer.U)] for layer in layers]
-        factors = [layer.factors() for layer in layers]
-        spectra = list(map(self._advance, layers, factors, groups))
+        return [group_of[id(layer.U)] for _, layer in layers]
+
+    def _check_closure(self, closure: Callable[[], Any] | None) -> None:
+        name = type(self.integrator).__name__
+        if closure is None:
+            raise ValueError(
+                f"the integrator {name} runs the model again at every point: call "
+                "`step(closure)` with a function that computes the loss, calls `backward()` and "
+                "returns the loss"
+            )
+        if any(bool(g.any()) for g in self._gradients()):
+            raise ValueError(
+                f"there are gradients from before `step(closure)`, but the integrator {name} "
+                "needs all of a step's gradient at every point. Accumulate inside the closure, "
+                "or call `zero_grad()` after each step."
+            )
+        check_deterministic(self._model)
+
+    def _retract(self, moving: list[NamedLayer], spectra: list[Spectrum]) -> None:
+        """Cut every layer to the rank that the rank rule gives it, and carry momentum along."""
+        factors = [layer.factors() for _, layer in moving]
         candidates = [
             Candidates(s.sigma, f.rank, f.shape) for s, f in zip(spectra, factors, strict=True)
         ]
-        ranks = self.rank_rule.ranks(Clock(self.steps, _decay(groups)), candidates)
-        for layer, old, spectrum, rank in zip(layers, factors, spectra, ranks, strict=True):
+        clock = Clock(self.steps, _decay(self._groups_of(moving)))
+        ranks = self.rank_rule.ranks(clock, candidates)
+        for (_, layer), old, spectrum, rank in zip(moving, factors, spectra, ranks, strict=True):
             new = cut(spectrum, rank)
             self.rule.transport(old, new, self.state[layer.U])
             layer.set_factors_(new)
-
-    def _advance(self, layer: LowRankLinear, f: Factors, group: dict[str, Any]) -> Spectrum:
-        """The layer's step, not yet cut."""
-        state = self.state[layer.U]
-        D = self.rule.direction(f, tangent_gradient(layer), state)
-        frame = frame_of(f, D)
-        core = self.rule.core(core_of(frame, f.rank, D))
-        h = step_length(layer, core, state, group, relative=self.rule.relative)
-        kept = f.S * (1.0 - group["lr"] * group["weight_decay"])
-        return decompose(frame, embed(kept, core) - h * core)
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
@@ -191,24 +252,6 @@ class Optimizer(torch.optim.Optimizer):
                 )
 
 
-def tangent_gradient(layer: LowRankLinear) -> Tangent:
-    """`P(W) G` from the gradient slots of the last backward pass."""
-    dK, dL, dS = layer.gradient()
-    assert dK is not None and dL is not None and dS is not None
-    return Tangent(dK, dL, dS)
-
-
-def has_gradient(name: str, layer: LowRankLinear) -> bool:
-    """Whether the layer took part in the backward pass; ValueError if only a part of it did."""
-    present = [g is not None for g in layer.gradient()]
-    if any(present) and not all(present):
-        raise ValueError(
-            f"layer {name!r} has gradients for only a part of its factors; was one of U, S, V "
-            "frozen or its `.grad` cleared after the optimizer was made?"
-        )
-    return all(present)
-
-
 def _all_finite(gradients: list[Tensor]) -> bool:
     largest = torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))
     return bool(largest.isfinite())
@@ -226,6 +269,15 @@ def _check_kind(name: str, value: Any, kind: type) -> None:
             else f"a {kind.__name__}"
         )
         raise TypeError(f"`Optimizer({name}=...)` must be {hint}, got {value!r}")
+
+
+def _check_combination(rule: UpdateRule, integrator: Integrator) -> None:
+    if not integrator.same_matrix and not isinstance(rule, SGD):
+        raise ValueError(
+            f"`Optimizer(integrator={integrator!r})` runs the model again at other matrices, where "
+            f"the moments of {type(rule).__name__} do not hold: use `rule=rankwise.SGD()`, or an "
+            "integrator of one backward pass (ParallelBUG, AugmentedBUG, AugmentedPSI)"
+        )
 
 
 def _check_options(group: dict[str, Any]) -> None:

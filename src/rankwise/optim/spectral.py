@@ -8,13 +8,14 @@ from torch import Tensor
 
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.spectrum import spectral_power
-from rankwise.numerics.tangent import Tangent, squared_norm
+from rankwise.numerics.tangent import Tangent
 from rankwise.optim.update_rule import (
     State,
     UpdateRule,
     accumulate,
     check_unit_interval,
     look_ahead,
+    newest,
 )
 
 
@@ -41,9 +42,11 @@ class Spectral(UpdateRule):
     def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
         state["step"] = step = state.get("step", 0) + 1
         M = accumulate(state, gradient, keep=self.momentum, add=1 - self.momentum)
-        ahead = look_ahead(M, gradient, keep=self.momentum, step=step)
-        length = squared_norm(ahead).clamp_min(torch.finfo(ahead.C.dtype).tiny).sqrt()
-        return Tangent(*(t / length for t in ahead))
+        return look_ahead(M, gradient, keep=self.momentum, step=step)
+
+    def fresh(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+        return newest(gradient, keep=self.momentum, step=state["step"])
 
     def core(self, core: Tensor) -> Tensor:
-        return spectral_power(core, 0.0)
+        polar = spectral_power(core, 0.0)
+        return polar / torch.linalg.vector_norm(polar).clamp_min(torch.finfo(core.dtype).tiny)

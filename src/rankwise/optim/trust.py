@@ -12,7 +12,6 @@ Relative steps are the idea of LARS (You et al., 2017) and of Fromage (Bernstein
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rankwise.nn.base import frozen_weight
@@ -21,18 +20,18 @@ from rankwise.optim.update_rule import State
 
 
 def step_length(
-    layer: LowRankLinear, core: Tensor, state: State, group: dict[str, Any], *, relative: bool
+    layer: LowRankLinear, norm: Tensor, state: State, group: dict[str, Any], *, relative: bool
 ) -> Tensor | float:
-    """The factor of a direction with this core; no host synchronisation after the first step."""
+    """The factor of a direction of this norm; no host synchronisation after the first step."""
     lr, peak, max_step = group["lr"], group["peak_lr"], group["max_step"]
     if "weight_norm" not in state:
         state["weight_norm"] = weight_norm(layer)
-    norm = state["weight_norm"]
-    unit = norm if relative else 1.0
+    weight = state["weight_norm"]
+    unit = weight if relative else 1.0
     if peak <= 0 or max_step == float("inf"):
         return lr * unit
-    longest = max_step * norm / peak
-    return (longest / torch.linalg.vector_norm(core)).clamp_max(unit) * lr
+    longest = max_step * weight / peak
+    return (longest / norm).clamp_max(unit) * lr
 
 
 def weight_norm(layer: LowRankLinear) -> float:

@@ -29,6 +29,13 @@ class UpdateRule(ABC):
     def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
         """The direction at `f`; may update `state`. `K`, `L`, `C` need not be consistent."""
 
+    def fresh(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+        """How a part of this step's gradient that is new at `f` enters the direction.
+
+        For integrators that look beyond the tangent space of the first point, after `direction`.
+        """
+        return gradient
+
     def core(self, core: Tensor) -> Tensor:
         """Last change to the direction, as a matrix in the augmented bases, (<= 2r, <= 2r)."""
         return core
@@ -78,6 +85,12 @@ def look_ahead(M: Tangent, gradient: Tangent, *, keep: float, step: int) -> Tang
     weight = keep / (1 - keep**step)
     pairs = zip(M, gradient, strict=True)
     return Tangent(*((m * weight).add_(g, alpha=1 - keep) for m, g in pairs))
+
+
+def newest(gradient: Tangent, *, keep: float, step: int) -> Tangent:
+    """What `look_ahead` makes of this step's gradient alone."""
+    weight = (1 - keep) * (1 + keep / (1 - keep**step))
+    return Tangent(*(weight * g for g in gradient))
 
 
 def check_unit_interval(rule: str, name: str, value: float) -> None:

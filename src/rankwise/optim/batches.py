@@ -1,0 +1,65 @@
+"""What one backward pass knows of a gradient beyond its tangent part: inputs and output gradients.
+
+For `y = x (W0 + s U S V^T)^T` the gradient with respect to `U S V^T` is `G = s dy^T x`. With `x`
+and `dy` at hand, its products with any bases cost as much as those with `U` and `V`, and no second
+pass is needed as long as `W` is the same. Several passes before a step add up.
+"""
+
+import torch
+from torch import Tensor
+
+from rankwise.nn.linear import LowRankLinear
+from rankwise.numerics.factors import Factors
+from rankwise.numerics.tangent import Tangent, project_product
+from rankwise.optim.layers import NamedLayer
+
+MAX_DEFECT = 0.05
+
+
+class Batches:
+    """Keeps `x` and `dy` of each layer from its backward passes to the next step."""
+
+    def __init__(self, layers: list[NamedLayer]) -> None:
+        self._pairs: dict[LowRankLinear, list[tuple[Tensor, Tensor]]] = {}
+        for _, layer in layers:
+            self._pairs[layer] = []
+            layer.register_forward_hook(self._forward)
+
+    def _forward(self, layer: LowRankLinear, inputs: tuple[Tensor, ...], y: Tensor) -> None:
+        if not y.requires_grad:
+            return
+        x = inputs[0].detach()
+
+        def backward(dy: Tensor) -> None:
+            if layer.S.grad is None:
+                self._pairs[layer].clear()
+            self._pairs[layer].append((x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])))
+
+        y.register_hook(backward)
+
+    def clear(self) -> None:
+        for pairs in self._pairs.values():
+            pairs.clear()
+
+    def gradient(self, name: str, layer: LowRankLinear, point: Factors, known: Tangent) -> Tangent:
+        """`P(W) G` in the bases of `point`; `known` is what the layer's own bases have of it.
+
+        A gradient that was scaled as a whole since (clipped, unscaled) is recognised by `known`.
+        Raises ValueError where it is not that of the batches.
+        """
+        dtype = layer.U.dtype
+        A = torch.cat([dy for _, dy in self._pairs[layer]]).to(dtype).mT * layer.scale
+        B = torch.cat([x for x, _ in self._pairs[layer]]).to(dtype).mT
+        own = project_product(layer.factors(), A, B)
+        size = (own.K * own.K).sum().clamp_min(torch.finfo(dtype).tiny)
+        factor = (known.K * own.K).sum() / size
+        defect = (known.K - factor * own.K).norm() / known.K.norm().clamp_min(1e-30)
+        if defect > MAX_DEFECT:
+            raise ValueError(
+                f"the gradient of layer {name!r} is not that of its last backward passes (they "
+                f"differ by {float(defect):.0%}). An integrator that needs more than one point "
+                "keeps inputs and output gradients from backward to step: call "
+                "`optimizer.zero_grad()` before the first pass of a step, and change gradients "
+                "only by a common factor."
+            )
+        return Tangent(*(factor * t for t in project_product(point, A, B)))

@@ -1,0 +1,221 @@
+"""The integrators inside the optimizer: one backward pass or several, on networks."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from networks import batch, dense_of, train, two_layers
+from rankwise.integrators.abc_psi import AugmentedPSI
+from rankwise.integrators.augmented_bug import AugmentedBUG
+from rankwise.integrators.bug import BUG
+from rankwise.integrators.checked_bug import CheckedBUG
+from rankwise.integrators.coefficients import BasisEvery, Coefficients
+from rankwise.integrators.parallel_bug import ParallelBUG
+from rankwise.integrators.projector_splitting import ProjectorSplitting
+from rankwise.integrators.reevaluated import Reevaluated
+from rankwise.nn import LowRankLinear
+from rankwise.numerics.factors import orthonormality_defect
+from rankwise.optim.adam import Adam
+from rankwise.optim.optimizer import Optimizer
+from rankwise.optim.rank_rule import Budget, FixedRank, Tolerance
+from rankwise.optim.spectral import Spectral
+from rankwise.optim.update_rule import SGD, HeavyBall
+
+INF = float("inf")
+ONE_BACKWARD = [ParallelBUG(), CheckedBUG(), AugmentedBUG(), AugmentedPSI(), Coefficients()]
+SEVERAL = [ProjectorSplitting(), BUG(), Reevaluated(AugmentedBUG())]
+RULES = [SGD(), HeavyBall(), Adam(), Spectral()]
+RANK_RULES = [FixedRank(), Tolerance(every=4, grow=2), Budget(parameters=60, every=4, grow=2)]
+
+
+def train_by_closure(model: nn.Module, optimizer: Optimizer, first: int, last: int) -> list[float]:
+    losses = []
+    for i in range(first, last):
+        x, y = batch(i, next(model.parameters()).dtype)
+
+        def closure(x=x, y=y):
+            loss = (model(x) - y).square().mean()
+            loss.backward()
+            return loss
+
+        optimizer.zero_grad()
+        losses.append(optimizer.step(closure).item())
+    optimizer.zero_grad()
+    return losses
+
+
+def same(one: nn.Module, other: nn.Module, tolerance: float = 1e-10) -> None:
+    for a, b in zip(dense_of(one), dense_of(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("rank_rule", RANK_RULES, ids=repr)
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("integrator", ONE_BACKWARD[1:], ids=repr)
+def test_every_rule_trains_with_every_integrator_of_one_backward(integrator, rule, rank_rule):
+    model = two_layers()
+    optimizer = Optimizer(model, lr=1e-2, rule=rule, rank_rule=rank_rule, integrator=integrator)
+    losses = train(model, optimizer, 0, 120)
+    assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
+    for _, layer in optimizer.layers:
+        assert orthonormality_defect(layer.U.detach()) < 1e-12
+        assert orthonormality_defect(layer.V.detach()) < 1e-12
+
+
+@pytest.mark.parametrize("integrator", SEVERAL, ids=repr)
+def test_integrators_of_several_passes_train_by_a_closure(integrator):
+    model = two_layers()
+    optimizer = Optimizer(model, lr=3e-2, rule=SGD(), integrator=integrator, max_step=INF)
+    losses = train_by_closure(model, optimizer, 0, 200)
+    assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
+
+
+@pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI(), CheckedBUG(1e-6)], ids=repr)
+def test_one_backward_gives_the_iterates_of_the_closure_form(integrator):
+    one, other = two_layers(), two_layers()
+    fast = Optimizer(one, lr=3e-2, rule=SGD(), integrator=integrator, max_step=INF)
+    oracle = Reevaluated(integrator)
+    slow = Optimizer(other, lr=3e-2, rule=SGD(), integrator=oracle, max_step=INF)
+    train(one, fast, 0, 20)
+    train_by_closure(other, slow, 0, 20)
+    same(one, other)
+
+
+@pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI()], ids=repr)
+def test_accumulated_batches_count_as_one(integrator):
+    one, other = two_layers(), two_layers()
+    optimizers = [
+        Optimizer(m, lr=3e-2, rule=SGD(), integrator=integrator, max_step=INF) for m in (one, other)
+    ]
+    for i in range(5):
+        x, y = batch(i)
+        for model, optimizer, parts in zip((one, other), optimizers, (1, 4), strict=True):
+            optimizer.zero_grad()
+            for part in torch.arange(16).chunk(parts):
+                ((model(x[part]) - y[part]).square().mean() / parts).backward()
+            optimizer.step()
+    same(one, other)
+
+
+@pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI()], ids=repr)
+def test_a_clipped_gradient_is_clipped_at_all_points(integrator):
+    """Clipping to a fraction of the norm is a step of that fraction of the rate."""
+    one, other = two_layers(), two_layers()
+    clipped = Optimizer(one, lr=3e-2, rule=SGD(), integrator=integrator, max_step=INF)
+    x, y = batch(0)
+    (one(x) - y).square().mean().backward()
+    norm = float(clipped.gradient_norm())
+    clipped.clip_gradient_(norm / 10)
+    clipped.step()
+    train(other, Optimizer(other, lr=3e-3, rule=SGD(), integrator=integrator, max_step=INF), 0, 1)
+    same(one, other)
+
+
+@pytest.mark.parametrize("rule", [HeavyBall(0.0), Adam(power=0.0, spectrum=1.0, betas=(0.0, 0.9))])
+def test_a_rule_without_memory_adds_what_is_new_as_it_is(rule):
+    """At full rank nothing is beyond the tangent space; at low rank it is the gradient's own."""
+    one, other = two_layers(), two_layers()
+    integrator = AugmentedBUG()
+    train(one, Optimizer(one, lr=1e-2, rule=rule, integrator=integrator, max_step=INF), 0, 1)
+    plain = Optimizer(other, lr=1e-2, rule=SGD(), integrator=integrator, max_step=INF)
+    train(other, plain, 0, 1)
+    for a, b in zip(dense_of(one), dense_of(other), strict=True):
+        torch.testing.assert_close(a / a.norm(), b / b.norm(), rtol=1e-9, atol=1e-9)
+
+
+def test_a_gradient_that_is_not_that_of_the_batches_is_refused():
+    model = two_layers()
+    optimizer = Optimizer(model, rule=SGD(), integrator=AugmentedBUG())
+    x, y = batch(0)
+    (model(x) - y).square().mean().backward()
+    layer = optimizer.layers[0].layer
+    layer.U.grad.add_(torch.ones_like(layer.U.grad))
+    with pytest.raises(ValueError, match="not that of its last backward passes"):
+        optimizer.step()
+
+
+def test_what_needs_a_closure_says_so():
+    model = two_layers()
+    optimizer = Optimizer(model, rule=SGD(), integrator=BUG())
+    with pytest.raises(ValueError, match="call `step\\(closure\\)`"):
+        optimizer.step()
+    x, y = batch(0)
+    (model(x) - y).square().mean().backward()
+    with pytest.raises(ValueError, match="Accumulate inside the closure"):
+        optimizer.step(lambda: None)
+
+
+def test_dropout_is_refused_where_the_model_runs_again():
+    model = nn.Sequential(two_layers(), nn.Dropout(0.1))
+    optimizer = Optimizer(model, rule=SGD(), integrator=BUG())
+    with pytest.raises(ValueError, match="dropout layer '1' is active"):
+        train_by_closure(model, optimizer, 0, 1)
+    model.eval()
+    train_by_closure(model, optimizer, 0, 1)
+
+
+@pytest.mark.parametrize("rule", RULES[1:], ids=repr)
+def test_moments_and_several_matrices_do_not_go_together(rule):
+    with pytest.raises(ValueError, match="use `rule=rankwise.SGD\\(\\)`"):
+        Optimizer(two_layers(), rule=rule, integrator=BUG())
+
+
+def test_a_non_finite_gradient_at_a_later_point_leaves_the_model_as_it_was():
+    model = two_layers()
+    optimizer = Optimizer(model, rule=SGD(), integrator=BUG())
+    before, calls = copy.deepcopy(model.state_dict()), []
+    x, y = batch(0)
+
+    def closure():
+        calls.append(1)
+        loss = (model(x) - y).square().mean() * (float("nan") if len(calls) == 2 else 1.0)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert (optimizer.skipped, optimizer.steps, len(calls)) == (1, 0, 2)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_an_error_inside_the_closure_leaves_the_model_as_it_was():
+    model = two_layers()
+    optimizer = Optimizer(model, rule=SGD(), integrator=ProjectorSplitting())
+    before, calls = copy.deepcopy(model.state_dict()), []
+    x, y = batch(0)
+
+    def closure():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_between_its_basis_steps_bases_span_the_same_space_and_in_the_end_rest():
+    model = two_layers()
+    integrator = BasisEvery(ParallelBUG(), every=3, until=7)
+    optimizer = Optimizer(model, lr=1e-2, rule=SGD(), integrator=integrator, max_step=INF)
+    turned = []
+    for i in range(12):
+        spaces = [m.U.detach() @ m.U.detach().T for m in model if isinstance(m, LowRankLinear)]
+        train(model, optimizer, i, i + 1)
+        after = [m.U.detach() @ m.U.detach().T for m in model if isinstance(m, LowRankLinear)]
+        turned.append(any((a - b).norm() > 1e-9 for a, b in zip(spaces, after, strict=True)))
+    assert turned == [True, False, False] * 2 + [True] + [False] * 5
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"until": 0}])
+def test_basis_every_refuses_what_makes_no_sense(wrong):
+    with pytest.raises(ValueError, match="at least 1 step"):
+        BasisEvery(ParallelBUG(), **wrong)
+    with pytest.raises(TypeError, match="must be an integrator"):
+        BasisEvery(ParallelBUG)
