@@ -23,6 +23,10 @@ RULES = {
     "rankwise heavy ball": rw.HeavyBall,
     "rankwise SGD": rw.SGD,
 }
+INTEGRATORS = {
+    "rankwise augmented": rw.integrators.AugmentedBUG,
+    "rankwise abc-PSI": rw.integrators.AugmentedPSI,
+}
 
 
 @dataclass
@@ -98,9 +102,13 @@ def _rankwise(setting: Setting, encoder: nn.Module, targets: list[str]) -> Conte
         rank_rule = rw.Budget(parameters=budget, **dict(setting.rank_rule))
     elif setting.rtol is not None:
         rank_rule = rw.Tolerance(rtol=setting.rtol, **dict(setting.rank_rule))
-    rule = RULES[setting.method](**dict(setting.rule))
     optimizer = rw.Optimizer(
-        encoder, lr=setting.lr, rule=rule, rank_rule=rank_rule, **dict(setting.optimizer)
+        encoder,
+        lr=setting.lr,
+        rule=RULES.get(setting.method, rw.Adam)(**dict(setting.rule)),
+        rank_rule=rank_rule,
+        integrator=INTEGRATORS.get(setting.method, rw.integrators.ParallelBUG)(),
+        **dict(setting.optimizer),
     )
     return Contender(
         [optimizer],

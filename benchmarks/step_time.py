@@ -27,7 +27,16 @@ from rankwise.recipes.classifier import (  # noqa: E402
     pretrained_classifier,
 )
 
-METHODS = ("LoRA", "rankwise", "rankwise adapting", "AdaLoRA", "DoRA", "frozen")
+METHODS = (
+    "LoRA",
+    "rankwise",
+    "rankwise adapting",
+    "rankwise augmented",
+    "rankwise abc-PSI",
+    "AdaLoRA",
+    "DoRA",
+    "frozen",
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,8 @@ def contender(name: str, model: nn.Module, options: Options) -> tuple[nn.Module,
     own = copy.deepcopy(model)
     mean_rank = float(options.rank) if name == "rankwise adapting" else None
     steps = 10 * options.rounds
-    setting = Setting(name.split()[0], options.rank, 1e-3, 0, steps, mean_rank=mean_rank)
+    method = "rankwise" if mean_rank else name
+    setting = Setting(method, options.rank, 1e-3, 0, steps, mean_rank=mean_rank)
     if name == "frozen":
         own.encoder.requires_grad_(False)
         # As with an adapter, the gradient has to reach the first block.

@@ -2,7 +2,8 @@
 
 For `y = x (W0 + s U S V^T)^T` the gradient with respect to `U S V^T` is `G = s dy^T x`. With `x`
 and `dy` at hand, its products with any bases cost as much as those with `U` and `V`, and no second
-pass is needed as long as `W` is the same. Several passes before a step add up.
+pass is needed as long as `W` is the same. Several passes before a step add up. A common factor
+(`s`, an unscaled loss, a clipped norm) is read off the gradient slots.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from rankwise.nn.linear import LowRankLinear
 from rankwise.numerics.factors import Factors
-from rankwise.numerics.tangent import Tangent, project_product
+from rankwise.numerics.tangent import Tangent
 from rankwise.optim.layers import NamedLayer
 
 MAX_DEFECT = 0.05
@@ -47,13 +48,13 @@ class Batches:
         A gradient that was scaled as a whole since (clipped, unscaled) is recognised by `known`.
         Raises ValueError where it is not that of the batches.
         """
-        dtype = layer.U.dtype
-        A = torch.cat([dy for _, dy in self._pairs[layer]]).to(dtype).mT * layer.scale
-        B = torch.cat([x for x, _ in self._pairs[layer]]).to(dtype).mT
-        own = project_product(layer.factors(), A, B)
-        size = (own.K * own.K).sum().clamp_min(torch.finfo(dtype).tiny)
-        factor = (known.K * own.K).sum() / size
-        defect = (known.K - factor * own.K).norm() / known.K.norm().clamp_min(1e-30)
+        f = layer.factors()
+        x, dy = (joined(part).to(f.S.dtype) for part in zip(*self._pairs[layer], strict=True))
+        found = projected(point, x, dy)
+        # The bases of `point` hold those of the layer, so this is `G V` as the batches have it.
+        own = found.K @ (point.V.mT @ f.V)
+        factor = (known.K * own).sum() / own.square().sum().clamp_min(torch.finfo(own.dtype).tiny)
+        defect = (known.K - factor * own).norm() / known.K.norm().clamp_min(1e-30)
         if defect > MAX_DEFECT:
             raise ValueError(
                 f"the gradient of layer {name!r} is not that of its last backward passes (they "
@@ -62,4 +63,14 @@ class Batches:
                 "`optimizer.zero_grad()` before the first pass of a step, and change gradients "
                 "only by a common factor."
             )
-        return Tangent(*(factor * t for t in project_product(point, A, B)))
+        return Tangent(*(factor * t for t in found))
+
+
+def projected(point: Factors, x: Tensor, dy: Tensor) -> Tangent:
+    """`P(W) dy^T x` for `x` (rows, n) and `dy` (rows, m), in the bases of `point`."""
+    at, ht = point.V.mT.contiguous() @ x.mT, point.U.mT.contiguous() @ dy.mT
+    return Tangent((at @ dy).mT, (ht @ x).mT, ht @ at.mT)
+
+
+def joined(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
