@@ -1,11 +1,12 @@
-"""Matrix differential equations with known solutions, and what drives them."""
+"""All integrators, and what drives them through a differential equation or a step."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from cases import matrix, normal, orthonormal
+from cases import orthonormal
+from rankwise.check import RotatingFlow
 from rankwise.integrators.abc_psi import AugmentedPSI
 from rankwise.integrators.augmented_bug import AugmentedBUG
 from rankwise.integrators.bug import BUG
@@ -26,26 +27,6 @@ ALL = (
     ProjectorSplitting(),
     BUG(),
 )
-
-
-class RotatingFlow:
-    """`W(t) = exp(t (A + I/2)) W(0) exp(t (B + I/2))^T` with skew `A`, `B`.
-
-    It solves `W' = A W + W B^T + W`, its singular values are `exp(t) sigma(0)`, its rank is that
-    of the start: what an integrator adds to the error is its own.
-    """
-
-    def __init__(self, m: int, n: int, sigma: Tensor, draw: torch.Generator) -> None:
-        self.A, self.B = (X - X.mT for X in (normal(m, m, draw=draw), normal(n, n, draw=draw)))
-        self.A, self.B = self.A / self.A.norm() * 4, self.B / self.B.norm() * 4
-        self.start = matrix(m, n, sigma, draw)
-
-    def at(self, t: float) -> Tensor:
-        left, right = torch.linalg.matrix_exp(t * self.A), torch.linalg.matrix_exp(t * self.B)
-        return left @ self.start @ right.mT * torch.tensor(t, dtype=torch.float64).exp()
-
-    def slope(self, W: Tensor) -> Tensor:
-        return self.A @ W + W @ self.B.mT + W
 
 
 def one_step(

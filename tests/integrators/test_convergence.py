@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cases import normal
-from flows import ALL, RotatingFlow, one_step, solve
+from flows import ALL, one_step, solve
+from rankwise.check import RotatingFlow
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.numerics.init import truncated_svd
 from rankwise.numerics.retract import cut
@@ -15,7 +16,7 @@ each = pytest.mark.parametrize("integrator", ALL, ids=lambda i: type(i).__name__
 
 def flow(smallest: float, draw: torch.Generator, m: int = 20, n: int = 15) -> RotatingFlow:
     exponent = torch.tensor(smallest).log10().item()
-    return RotatingFlow(m, n, torch.logspace(0, exponent, 6, dtype=torch.float64), draw)
+    return RotatingFlow(m, n, torch.logspace(0, exponent, 6, dtype=torch.float64), generator=draw)
 
 
 @each
