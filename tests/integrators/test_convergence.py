@@ -5,7 +5,7 @@ import torch
 
 from cases import normal
 from flows import ALL, one_step, solve
-from rankwise.check import RotatingFlow
+from rankwise.check import RotatingFlow, order_of_step
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.numerics.init import truncated_svd
 from rankwise.numerics.retract import cut
@@ -60,3 +60,13 @@ def test_a_start_off_the_manifold_costs_no_more_than_its_distance(integrator, dr
     clean = flow(0.1, torch.Generator().manual_seed(0))
     own = (solve(integrator, clean, 6, 0.5, 400).dense() - clean.at(0.5)).norm()
     assert error < own + 5e-3
+
+
+@each
+def test_a_field_that_leads_off_the_manifold_costs_the_same_at_any_singular_values(integrator):
+    """What divides by singular values fails here by four orders: `tests/check`."""
+    large, small = (
+        order_of_step(integrator, smallest=smallest, outside=1e-2) for smallest in (1e-1, 1e-8)
+    )
+    for a, b in zip(small.errors, large.errors, strict=True):
+        assert a < 2 * b
