@@ -32,18 +32,17 @@ def by_setting(records: list[Record]) -> dict[Key, dict[int, Record]]:
 
 
 def chosen(groups: dict[Key, dict[int, Record]], default: Key) -> list[Key]:
-    """`default` and, for each peer and rank, the rate of the lowest validation loss on one seed.
+    """`default` and, for each peer and rank, its best rate: the lowest mean validation loss.
 
-    rankwise is not tuned: it is at its default rate.
+    Only rates that ran on as many seeds as any are compared. rankwise is not tuned: it is at its
+    default rate.
     """
-    first = min(seed for group in groups.values() for seed in group)
-    best: dict[tuple[str, int], Key] = {}
-    for key, group in groups.items():
-        if first in group and not key.method.startswith("rankwise"):
-            rival = best.get(key[:2])
-            if rival is None or _loss(group[first]) < _loss(groups[rival][first]):
-                best[key[:2]] = key
-    return [default, *sorted(best.values(), key=lambda k: (k.method.lower(), k.rank))]
+    rates: dict[tuple[str, int], list[Key]] = defaultdict(list)
+    for key in groups:
+        if not key.method.startswith("rankwise"):
+            rates[key[:2]].append(key)
+    best = [min(keys, key=lambda k: (-len(groups[k]), _loss(groups[k]))) for keys in rates.values()]
+    return [default, *sorted(best, key=lambda k: (k.method.lower(), k.rank))]
 
 
 def markdown(records: list[Record], default: Key) -> str:
@@ -123,6 +122,6 @@ def rate_curve(
     return sorted(p for p in points if math.isfinite(p[1]))
 
 
-def _loss(record: Record) -> float:
-    loss: float = record["eval_loss"]
+def _loss(group: dict[int, Record]) -> float:
+    loss = statistics.fmean(record["eval_loss"] for record in group.values())
     return loss if math.isfinite(loss) else math.inf
