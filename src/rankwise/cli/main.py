@@ -40,9 +40,10 @@ def _run(arguments: list[str]) -> None:
         raise ImportError(f"the command line needs tyro: {INSTALL}") from error
     from rankwise.cli.finetune import run_finetune
     from rankwise.cli.plan import run_plan
+    from rankwise.cli.study import run_study
 
     tyro.extras.subcommand_cli_from_dict(
-        {"finetune": run_finetune, "plan": run_plan},
+        {"finetune": run_finetune, "plan": run_plan, "study": run_study},
         prog="rankwise",
         description="Low-rank training and fine-tuning, with ranks that find themselves.",
         args=arguments,
