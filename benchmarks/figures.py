@@ -1,7 +1,8 @@
-"""Records as one picture: losses over steps, parameters and rates; sizes over initial ranks."""
+"""Records as one picture: losses over steps, seconds, parameters, rates; sizes over ranks."""
 
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +22,66 @@ WIDTH = 25
 LORA_RANK = 8
 
 
-def draw(records: list[Record], path: Path, default: Key) -> None:
+def draw(
+    records: list[Record], path: Path, default: Key, seconds: Mapping[str, float] | None = None
+) -> None:
+    """Write the picture; `seconds` a step by method, if they were measured side by side."""
     from matplotlib.figure import Figure
 
     groups = by_setting(records)
     picked = chosen(groups, default)
-    figure = Figure(figsize=(13, 8), layout="constrained", dpi=110)
-    (over_steps, over_parameters), (over_rates, over_ranks) = figure.subplots(2, 2)
-    _courses(over_steps, groups, [k for k in picked if k in (default, *_of_lora_rank(picked))])
-    _parameters(over_parameters, groups, picked)
-    _rates(over_rates, groups, default)
-    _initial_ranks(over_ranks, groups, default.lr)
+    compared = [k for k in picked if k in (default, *_of_lora_rank(picked))]
+    figure = Figure(figsize=(16, 8), layout="constrained", dpi=100)
+    (steps, time, parameters), (losses, accuracies, ranks) = figure.subplots(2, 3)
+    _courses(steps, groups, compared, dict.fromkeys((k.method for k in compared), 1.0))
+    steps.set_xlabel("step")
+    steps.legend(frameon=False, fontsize=8)
+    _courses(time, groups, compared, seconds or _own_seconds(groups, compared))
+    time.set_xlabel("seconds" if seconds else "seconds (each run's own, on a shared machine)")
+    _parameters(parameters, groups, picked)
+    _rates(losses, groups, default, {"eval_loss": "validation", "train_loss": "training"})
+    losses.set_ylabel("loss at the end")
+    if all("accuracy" in record for record in records):
+        _rates(accuracies, groups, default, {"accuracy": "accuracy"})
+        accuracies.set_ylabel("held-out accuracy")
+    else:
+        accuracies.set_axis_off()
+    _initial_ranks(ranks, groups, default.lr)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
+
+
+def _own_seconds(groups: dict[Key, dict[int, Record]], keys: list[Key]) -> dict[str, float]:
+    return {
+        key.method: statistics.median(r["seconds_per_step"] for r in groups[key].values())
+        for key in keys
+    }
 
 
 def _of_lora_rank(keys: list[Key]) -> list[Key]:
     return [key for key in keys if key.rank == LORA_RANK]
 
 
-def _courses(axes: Any, groups: dict[Key, dict[int, Record]], picked: list[Key]) -> None:
-    """Training loss, a running mean, averaged over the seeds that all methods have."""
+def _courses(
+    axes: Any,
+    groups: dict[Key, dict[int, Record]],
+    picked: list[Key],
+    seconds: Mapping[str, float],
+) -> None:
+    """Training loss over steps times seconds, a running mean over the seeds that all have."""
     seeds = set.intersection(*(set(groups[key]) for key in picked))
     for key in sorted(picked, key=lambda k: k[0] != "rankwise"):
+        if key.method not in seconds:
+            continue
         runs = [groups[key][seed] for seed in seeds]
         length = min(len(r["losses"]) for r in runs)
         mean = [statistics.fmean(r["losses"][i] for r in runs) for i in range(length)]
         smooth = [statistics.fmean(mean[max(0, i + 1 - WIDTH) : i + 1]) for i in range(5, length)]
-        width = 2.4 if key[0] == "rankwise" else 1.3
-        x = range(6, length + 1)
-        axes.plot(x, smooth, color=COLOURS.get(key[0]), linewidth=width, label=key[0])
-    axes.set_xlabel("step")
+        width = 2.4 if key.method == "rankwise" else 1.3
+        x = [(i + 1) * seconds[key.method] for i in range(5, length)]
+        axes.plot(x, smooth, color=COLOURS.get(key.method), linewidth=width, label=key.method)
     axes.set_ylabel("training loss, smoothed")
-    axes.legend(frameon=False, fontsize=8)
 
 
 def _parameters(axes: Any, groups: dict[Key, dict[int, Record]], picked: list[Key]) -> None:
@@ -84,16 +111,21 @@ def _parameters(axes: Any, groups: dict[Key, dict[int, Record]], picked: list[Ke
     axes.set_ylabel("validation loss")
 
 
-def _rates(axes: Any, groups: dict[Key, dict[int, Record]], default: Key) -> None:
+def _rates(
+    axes: Any,
+    groups: dict[Key, dict[int, Record]],
+    default: Key,
+    measures: Mapping[str, str],
+) -> None:
+    """Measures over the rate, one seed; a run that diverged is left out."""
     seed = min(seed for group in groups.values() for seed in group)
     for method, rank in (("rankwise", default.rank), ("LoRA", LORA_RANK)):
-        for measure, style in (("eval_loss", "o-"), ("train_loss", "o--")):
+        for (measure, name), style in zip(measures.items(), ("o-", "o--"), strict=False):
             points = rate_curve(groups, method, rank, seed, measure)
-            name = f"{method}, {'validation' if measure == 'eval_loss' else 'training'}"
-            axes.plot(*zip(*points, strict=True), style, color=COLOURS[method], label=name, ms=4)
+            label = f"{method}, {name}"
+            axes.plot(*zip(*points, strict=True), style, color=COLOURS[method], label=label, ms=4)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss at the end")
     axes.legend(frameon=False, fontsize=8)
 
 

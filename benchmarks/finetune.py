@@ -7,6 +7,7 @@ edge; then the other seeds run at that rate. rankwise runs at its default rate, 
 and is not tuned.
 """
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def report(options: Options) -> None:
     default = Key("rankwise", rank, DEFAULT_LR)
     table = markdown(records, default)
     (options.output / f"{options.task}.md").write_text(table)
-    draw(records, options.output / f"{options.task}.png", default)
+    draw(records, options.output / f"{options.task}.png", default, _step_times(options))
     print(table)
     if options.ranges:
         groups = by_setting(records)
@@ -121,6 +122,14 @@ def report(options: Options) -> None:
             span = f"from {min(rates):g} to {max(rates):g}" if rates else "nowhere"
             print(f"{method}: training loss within 5 % of the best of both {span}")
         print(initial_ranks(groups, DEFAULT_LR))
+
+
+def _step_times(options: Options) -> dict[str, float] | None:
+    """Seconds a step from `step_time.py`, which takes turns; it times the reviews."""
+    path = options.output / "step_time.json"
+    if options.task != "reviews" or not path.exists():
+        return None
+    return {name: entry["seconds"] for name, entry in json.loads(path.read_text()).items()}
 
 
 if __name__ == "__main__":

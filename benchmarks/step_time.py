@@ -35,6 +35,9 @@ METHODS = (
     "rankwise abc-PSI",
     "AdaLoRA",
     "DoRA",
+    "rsLoRA",
+    "PiSSA",
+    "full",
     "frozen",
 )
 

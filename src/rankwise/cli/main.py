@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nrankwise: {stop}", file=sys.stderr)
         return STOPPED
     except KeyboardInterrupt:
-        print("\nrankwise: stopped before the next checkpoint", file=sys.stderr)
+        print("\nrankwise: stopped; what has a checkpoint goes on with --resume", file=sys.stderr)
         return STOPPED
     except EXPECTED as error:
         if os.environ.get("RANKWISE_TRACEBACK") == "1":
