@@ -1,12 +1,14 @@
 """The integrators inside the optimizer: one backward pass or several, on networks."""
 
 import copy
+import gc
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
-from networks import batch, dense_of, train, two_layers
+from networks import adapter, batch, dense_of, train, two_layers
 from rankwise.integrators.abc_psi import AugmentedPSI
 from rankwise.integrators.augmented_bug import AugmentedBUG
 from rankwise.integrators.bug import BUG
@@ -219,3 +221,76 @@ def test_basis_every_refuses_what_makes_no_sense(wrong):
         BasisEvery(ParallelBUG(), **wrong)
     with pytest.raises(TypeError, match="must be an integrator"):
         BasisEvery(ParallelBUG)
+
+
+class Shared(nn.Module):
+    """The same factored layer twice in one forward pass, called by name the second time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = adapter(6, 6, 2)
+
+    def forward(self, x):
+        return self.layer(x=self.layer(x).tanh())[:, :2]
+
+
+@pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI()], ids=repr)
+def test_a_layer_that_is_used_twice_counts_both_uses(integrator):
+    torch.manual_seed(0)
+    one = Shared()
+    other = copy.deepcopy(one)
+    fast = Optimizer(one, lr=3e-2, rule=SGD(), integrator=integrator, max_step=INF)
+    oracle = Reevaluated(integrator)
+    slow = Optimizer(other, lr=3e-2, rule=SGD(), integrator=oracle, max_step=INF)
+    train(one, fast, 0, 10)
+    train_by_closure(other, slow, 0, 10)
+    same(one, other)
+
+
+def test_passes_without_a_step_are_forgotten_with_their_gradients():
+    one, other = two_layers(), two_layers()
+    for model, wasted in ((one, 0), (other, 3)):
+        optimizer = Optimizer(model, lr=3e-2, rule=SGD(), integrator=AugmentedBUG(), max_step=INF)
+        for i in range(wasted):
+            x, y = batch(50 + i)
+            (model(x) - y).square().mean().backward()
+        train(model, optimizer, 0, 3)
+    same(one, other)
+
+
+def test_a_copy_of_the_model_and_a_dropped_optimizer_leave_nothing_behind():
+    model = two_layers()
+    optimizer = Optimizer(model, rule=SGD(), integrator=AugmentedBUG())
+    double = copy.deepcopy(model)
+    x, y = batch(0)
+    (double(x) - y).square().mean().backward()
+    assert not any(optimizer._batches._pairs.values())
+    hooks = [len(layer._forward_hooks) for _, layer in optimizer.layers]
+    del optimizer
+    gc.collect()
+    assert hooks == [1, 1]
+    assert [len(m._forward_hooks) for m in model if isinstance(m, LowRankLinear)] == [0, 0]
+
+
+@pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI(), CheckedBUG()], ids=repr)
+def test_autocast_and_checkpointed_passes_are_recognised(integrator):
+    model = two_layers(torch.float32)
+    optimizer = Optimizer(model, lr=1e-2, integrator=integrator)
+    losses = []
+    for i in range(100):
+        x, y = batch(i, torch.float32)
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = torch.utils.checkpoint.checkpoint(model[:4], x, use_reentrant=False)
+            loss = (model[4](hidden).float() - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-20:]) < 0.95 * sum(losses[:20])
+
+
+def test_a_state_dict_belongs_to_its_integrator():
+    model = two_layers()
+    saved = Optimizer(model, integrator=AugmentedBUG()).state_dict()
+    with pytest.raises(ValueError, match="with integrator AugmentedBUG, this one has ParallelBUG"):
+        Optimizer(model).load_state_dict(saved)

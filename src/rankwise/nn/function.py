@@ -31,7 +31,7 @@ class LowRankProduct(Function):
         b: Tensor | None,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        rows = _rows(x)
+        rows = rows_of(x)
         Ut, S, Vt = _computing(x.dtype, U, S, V)
         at = Vt @ rows.mT
         mixed = (S @ at).mT
@@ -59,7 +59,7 @@ class LowRankProduct(Function):
                 f"the rank changed from {at.shape[0]} to {S.shape[0]} between the forward pass and "
                 "this backward pass. Call `backward()` before `optimizer.step()`."
             )
-        needs, rows = ctx.needs_input_grad, _rows(dy)
+        needs, rows = ctx.needs_input_grad, rows_of(dy)
         Ut, S, Vt = _computing(dy.dtype, U, S, V)
         ht = Ut @ rows.mT * ctx.scale
         dx = dK = dS = dL = db = None
@@ -71,7 +71,7 @@ class LowRankProduct(Function):
         if needs[2]:
             dS = ht @ at.mT
         if needs[3]:
-            dL = (ht @ _rows(x)).mT
+            dL = (ht @ rows_of(x)).mT
         if needs[5]:
             db = rows.sum(0)
         return dx, dK, dS, dL, None, db, None
@@ -106,7 +106,7 @@ def _computing(dtype: torch.dtype, U: Tensor, S: Tensor, V: Tensor) -> tuple[Ten
     return U.mT.to(dtype).contiguous(), S.to(dtype), V.mT.to(dtype).contiguous()
 
 
-def _rows(t: Tensor) -> Tensor:
+def rows_of(t: Tensor) -> Tensor:
     """All vectors of a batch as the rows of one matrix."""
     return t.reshape(-1, t.shape[-1])
 

@@ -6,9 +6,12 @@ pass is needed as long as `W` is the same. Several passes before a step add up. 
 (`s`, an unscaled loss, a clipped norm) is read off the gradient slots.
 """
 
+import weakref
+
 import torch
 from torch import Tensor
 
+from rankwise.nn.function import rows_of
 from rankwise.nn.linear import LowRankLinear
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.tangent import Tangent
@@ -18,25 +21,28 @@ MAX_DEFECT = 0.05
 
 
 class Batches:
-    """Keeps `x` and `dy` of each layer from its backward passes to the next step."""
+    """Keeps `x` and `dy` of each layer from its backward passes to the next step.
+
+    What it needs of a layer are hooks; they go when it does.
+    """
 
     def __init__(self, layers: list[NamedLayer]) -> None:
         self._pairs: dict[LowRankLinear, list[tuple[Tensor, Tensor]]] = {}
+        own = weakref.ref(self)
+
+        def after_forward(
+            layer: LowRankLinear, inputs: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
+        ) -> None:
+            batches = own()
+            # A copy of the model has copies of its layers, and these very hooks.
+            if batches is not None and layer in batches._pairs and y.requires_grad:
+                x = (*inputs, *named.values())[0].detach()
+                y.register_hook(lambda dy: batches._pairs[layer].append((rows_of(x), rows_of(dy))))
+
         for _, layer in layers:
             self._pairs[layer] = []
-            layer.register_forward_hook(self._forward)
-
-    def _forward(self, layer: LowRankLinear, inputs: tuple[Tensor, ...], y: Tensor) -> None:
-        if not y.requires_grad:
-            return
-        x = inputs[0].detach()
-
-        def backward(dy: Tensor) -> None:
-            if layer.S.grad is None:
-                self._pairs[layer].clear()
-            self._pairs[layer].append((x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])))
-
-        y.register_hook(backward)
+            hook = layer.register_forward_hook(after_forward, with_kwargs=True)
+            weakref.finalize(self, hook.remove)
 
     def clear(self) -> None:
         for pairs in self._pairs.values():

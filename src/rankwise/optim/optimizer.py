@@ -12,13 +12,19 @@ from rankwise.numerics.retract import Spectrum, cut
 from rankwise.numerics.tangent import squared_norm
 from rankwise.optim.adam import Adam
 from rankwise.optim.advance import advance, has_gradient, tangent_gradient
+from rankwise.optim.arguments import (
+    check_closure,
+    check_combination,
+    check_kind,
+    check_options,
+)
 from rankwise.optim.batches import Batches
 from rankwise.optim.dense import adamw_
 from rankwise.optim.layers import NamedLayer, param_groups, trainable_layers
 from rankwise.optim.ownership import Version, check_untouched, claim, record
 from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
-from rankwise.optim.update_rule import SGD, UpdateRule
+from rankwise.optim.update_rule import UpdateRule
 
 DEFAULT_LR = 3e-3
 
@@ -72,14 +78,14 @@ class Optimizer(torch.optim.Optimizer):
                 f"{type(model).__name__}. "
                 "It finds what trains by itself; use `groups=` for learning rates of their own."
             )
-        _check_kind("rule", rule, UpdateRule)
-        _check_kind("rank_rule", rank_rule, RankRule)
-        _check_kind("integrator", integrator, Integrator)
+        check_kind("rule", rule, UpdateRule)
+        check_kind("rank_rule", rank_rule, RankRule)
+        check_kind("integrator", integrator, Integrator)
         self.layers = trainable_layers(model)
         self.rule = Adam() if rule is None else rule
         self.rank_rule = FixedRank() if rank_rule is None else rank_rule
         self.integrator = ParallelBUG() if integrator is None else integrator
-        _check_combination(self.rule, self.integrator)
+        check_combination(self.rule, self.integrator)
         self.steps = 0
         self.skipped = 0
         defaults = {
@@ -91,7 +97,7 @@ class Optimizer(torch.optim.Optimizer):
         }
         super().__init__(param_groups(model, self.layers, groups), defaults)
         for group in self.param_groups:
-            _check_options(group)
+            check_options(group)
         self._versions: dict[str, Version] = {}
         self._model = model
         several = self.integrator.same_matrix and self.integrator.points > 1
@@ -107,7 +113,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         integrator = self.integrator.at(self.steps + 1)
         if not integrator.same_matrix:
-            self._check_closure(closure)
+            check_closure(self.integrator, closure, self._gradients())
+            check_deterministic(self._model)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -131,6 +138,11 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             adamw_([p for p in group["params"] if id(p) not in factors], self.state, group)
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear all gradients, and what an integrator keeps of the passes that they are from."""
+        super().zero_grad(set_to_none)
+        self._batches.clear()
 
     def _skip(self, loss: Any) -> Any:
         self.skipped += 1
@@ -168,22 +180,6 @@ class Optimizer(torch.optim.Optimizer):
     def _groups_of(self, layers: list[NamedLayer]) -> list[dict[str, Any]]:
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
         return [group_of[id(layer.U)] for _, layer in layers]
-
-    def _check_closure(self, closure: Callable[[], Any] | None) -> None:
-        name = type(self.integrator).__name__
-        if closure is None:
-            raise ValueError(
-                f"the integrator {name} runs the model again at every point: call "
-                "`step(closure)` with a function that computes the loss, calls `backward()` and "
-                "returns the loss"
-            )
-        if any(bool(g.any()) for g in self._gradients()):
-            raise ValueError(
-                f"there are gradients from before `step(closure)`, but the integrator {name} "
-                "needs all of a step's gradient at every point. Accumulate inside the closure, "
-                "or call `zero_grad()` after each step."
-            )
-        check_deterministic(self._model)
 
     def _retract(self, moving: list[NamedLayer], spectra: list[Spectrum]) -> None:
         """Cut every layer to the rank that the rank rule gives it, and carry momentum along."""
@@ -225,7 +221,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's state dict with the counts of steps and the rule added under `"rankwise"`."""
-        own = {"steps": self.steps, "skipped": self.skipped, "rule": type(self.rule).__name__}
+        own = {
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "rule": type(self.rule).__name__,
+            "integrator": type(self.integrator).__name__,
+        }
         return {**super().state_dict(), "rankwise": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -235,11 +236,13 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(
                 "`state_dict` is not from a rankwise.Optimizer: it has no 'rankwise' entry"
             )
-        if own["rule"] != type(self.rule).__name__:
-            raise ValueError(
-                f"`state_dict` is from an optimizer with rule {own['rule']}, "
-                f"this one has {type(self.rule).__name__}"
-            )
+        for part in ("rule", "integrator"):
+            name = type(getattr(self, part)).__name__
+            if own[part] != name:
+                raise ValueError(
+                    f"`state_dict` is from an optimizer with {part} {own[part]}, this one has "
+                    f"{name}"
+                )
         super().load_state_dict(state_dict)
         self.steps, self.skipped = own["steps"], own["skipped"]
         self._versions.clear()
@@ -259,32 +262,3 @@ def _all_finite(gradients: list[Tensor]) -> bool:
 
 def _decay(groups: Iterable[dict[str, Any]]) -> float:
     return max((g["lr"] / g["peak_lr"] for g in groups if g["peak_lr"] > 0), default=1.0)
-
-
-def _check_kind(name: str, value: Any, kind: type) -> None:
-    if value is not None and not isinstance(value, kind):
-        hint = (
-            f"an instance, `{value.__name__}()`"
-            if isinstance(value, type)
-            else f"a {kind.__name__}"
-        )
-        raise TypeError(f"`Optimizer({name}=...)` must be {hint}, got {value!r}")
-
-
-def _check_combination(rule: UpdateRule, integrator: Integrator) -> None:
-    if not integrator.same_matrix and not isinstance(rule, SGD):
-        raise ValueError(
-            f"`Optimizer(integrator={integrator!r})` runs the model again at other matrices, where "
-            f"the moments of {type(rule).__name__} do not hold: use `rule=rankwise.SGD()`, or an "
-            "integrator of one backward pass (ParallelBUG, AugmentedBUG, AugmentedPSI)"
-        )
-
-
-def _check_options(group: dict[str, Any]) -> None:
-    for name, least in (("lr", 0.0), ("weight_decay", 0.0)):
-        if not group[name] >= least:
-            raise ValueError(
-                f"`Optimizer({name}=...)` must be at least {least:g}, got {group[name]}"
-            )
-    if not group["max_step"] > 0:
-        raise ValueError(f"`Optimizer(max_step=...)` must be positive, got {group['max_step']}")

@@ -1,0 +1,56 @@
+"""What `Optimizer` can be given, and what it cannot."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+
+from rankwise.integrators.integrator import Integrator
+from rankwise.optim.update_rule import SGD, UpdateRule
+
+
+def check_closure(
+    integrator: Integrator, closure: Callable[[], Any] | None, gradients: Iterable[Tensor]
+) -> None:
+    """ValueError unless an integrator that runs the model again can do so, from nothing."""
+    name = type(integrator).__name__
+    if closure is None:
+        raise ValueError(
+            f"the integrator {name} runs the model again at every point: call `step(closure)` with "
+            "a function that computes the loss, calls `backward()` and returns the loss"
+        )
+    if any(bool(g.any()) for g in gradients):
+        raise ValueError(
+            f"there are gradients from before `step(closure)`, but the integrator {name} needs all "
+            "of a step's gradient at every point. Accumulate inside the closure, or call "
+            "`zero_grad()` after each step."
+        )
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    if value is not None and not isinstance(value, kind):
+        hint = (
+            f"an instance, `{value.__name__}()`"
+            if isinstance(value, type)
+            else f"a {kind.__name__}"
+        )
+        raise TypeError(f"`Optimizer({name}=...)` must be {hint}, got {value!r}")
+
+
+def check_combination(rule: UpdateRule, integrator: Integrator) -> None:
+    if not integrator.same_matrix and not isinstance(rule, SGD):
+        raise ValueError(
+            f"`Optimizer(integrator={integrator!r})` runs the model again at other matrices, where "
+            f"the moments of {type(rule).__name__} do not hold: use `rule=rankwise.SGD()`, or an "
+            "integrator of one backward pass (ParallelBUG, AugmentedBUG, AugmentedPSI)"
+        )
+
+
+def check_options(group: dict[str, Any]) -> None:
+    for name, least in (("lr", 0.0), ("weight_decay", 0.0)):
+        if not group[name] >= least:
+            raise ValueError(
+                f"`Optimizer({name}=...)` must be at least {least:g}, got {group[name]}"
+            )
+    if not group["max_step"] > 0:
+        raise ValueError(f"`Optimizer(max_step=...)` must be positive, got {group['max_step']}")
