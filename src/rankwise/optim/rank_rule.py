@@ -147,10 +147,10 @@ class Tolerance(CycledRank):
 class Budget(CycledRank):
     """The largest singular values of all layers together, within a number of parameters.
 
-    A start with more parameters than that is cut down gently, by a factor a cycle: a wide start
-    finds directions that a narrow one misses, and a sudden cut would lose them. A start with fewer
-    grows until the budget is spent. Then ranks rest: to trade directions that are trained for new
-    ones in every cycle costs more than it finds.
+    A start with more parameters than that is cut down gently, by a factor a cycle, for what a
+    sudden cut loses has to be learned again. A start with fewer grows until the budget is spent.
+    Then ranks rest: to trade directions that are trained for new ones in every cycle costs more
+    than it finds.
 
     Args:
         parameters: of all factored layers together in the end; every layer keeps `min_rank`
