@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.nn.base import is_transposed
-from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.factored import Factored
 from rankwise.numerics.retract import truncate
 from rankwise.surgery.layers import factored_layers
 
@@ -49,7 +49,7 @@ def padded(pair: LoraPair, rank: int) -> LoraPair:
 
 
 @torch.no_grad()
-def _pair(name: str, layer: LowRankLinear, max_rank: int | None) -> LoraPair:
+def _pair(name: str, layer: Factored, max_rank: int | None) -> LoraPair:
     f, error = layer.factors(), 0.0
     if max_rank is not None and max_rank < f.rank:
         sigma = torch.linalg.svdvals(f.S.double())
@@ -60,7 +60,7 @@ def _pair(name: str, layer: LowRankLinear, max_rank: int | None) -> LoraPair:
     return LoraPair(name, f.V.mT.contiguous(), B, layer.rank, error, is_transposed(layer.base))
 
 
-def _exportable(name: str, layer: LowRankLinear) -> bool:
+def _exportable(name: str, layer: Factored) -> bool:
     if layer.base is None:
         raise ValueError(f"layer {name!r} has no frozen weight that LoRA could be added to")
     return True

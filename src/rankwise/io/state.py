@@ -48,7 +48,7 @@ def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]
     described = {
         name: {
             "scale": layer.scale,
-            "shape": [layer.out_features, layer.in_features],
+            "shape": list(layer.shape),
             "base": layer.base is not None,
         }
         for name, layer in layers.items()
@@ -81,7 +81,7 @@ def check_fits(model: nn.Module, state: Stored) -> None:
     check_names(path, set(layers), set(state.layers), "low-rank layer")
     for name, layer in layers.items():
         new = state.layers[name]
-        _check_shape(path, name, new.factors.shape, (layer.out_features, layer.in_features))
+        _check_shape(path, name, new.factors.shape, layer.shape)
         if new.scale != layer.scale:
             raise ValueError(
                 f"{path}: layer {name!r} was saved with scale {new.scale:g}, the model has "

@@ -53,12 +53,7 @@ class LowRankProduct(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, at, U, S, V, W0 = ctx.saved_tensors
-        if S.shape[0] != at.shape[0]:
-            # A resize is no write that torch counts; it would take the new factors for the old.
-            raise RuntimeError(
-                f"the rank changed from {at.shape[0]} to {S.shape[0]} between the forward pass and "
-                "this backward pass. Call `backward()` before `optimizer.step()`."
-            )
+        check_rank_kept(at.shape[0], S.shape[0])
         needs, rows = ctx.needs_input_grad, rows_of(dy)
         Ut, S, Vt = _computing(dy.dtype, U, S, V)
         ht = Ut @ rows.mT * ctx.scale
@@ -104,6 +99,18 @@ def low_rank_product(
 def _computing(dtype: torch.dtype, U: Tensor, S: Tensor, V: Tensor) -> tuple[Tensor, ...]:
     """`U^T`, `S`, `V^T` as they are multiplied: in one type, with contiguous rows."""
     return U.mT.to(dtype).contiguous(), S.to(dtype), V.mT.to(dtype).contiguous()
+
+
+def check_rank_kept(forward: int, backward: int) -> None:
+    """RuntimeError if the rank is no longer that of the forward pass.
+
+    A resize is no write that torch counts; it would take the new factors for the old.
+    """
+    if forward != backward:
+        raise RuntimeError(
+            f"the rank changed from {forward} to {backward} between the forward pass and "
+            "this backward pass. Call `backward()` before `optimizer.step()`."
+        )
 
 
 def rows_of(t: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rankwise.integrators.integrator import Integrator, step
-from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.factored import Factored
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.retract import Spectrum
 from rankwise.numerics.tangent import Tangent, add, subtract
@@ -55,14 +55,14 @@ def decayed(f: Factors, group: dict[str, Any]) -> Factors:
     return f._replace(S=f.S * (1.0 - group["lr"] * group["weight_decay"]))
 
 
-def tangent_gradient(layer: LowRankLinear) -> Tangent:
+def tangent_gradient(layer: Factored) -> Tangent:
     """`P(W) G` from the gradient slots of the last backward pass."""
     dK, dL, dS = layer.gradient()
     assert dK is not None and dL is not None and dS is not None
     return Tangent(dK, dL, dS)
 
 
-def has_gradient(name: str, layer: LowRankLinear) -> bool:
+def has_gradient(name: str, layer: Factored) -> bool:
     """Whether the layer took part in the backward pass; ValueError if only a part of it did."""
     present = [g is not None for g in layer.gradient()]
     if any(present) and not all(present):

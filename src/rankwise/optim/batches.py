@@ -11,8 +11,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from rankwise.nn.function import rows_of
-from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.factored import Factored
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.tangent import Tangent
 from rankwise.optim.layers import NamedLayer
@@ -27,17 +26,17 @@ class Batches:
     """
 
     def __init__(self, layers: list[NamedLayer]) -> None:
-        self._pairs: dict[LowRankLinear, list[tuple[Tensor, Tensor]]] = {}
+        self._pairs: dict[Factored, list[tuple[Tensor, Tensor]]] = {}
         own = weakref.ref(self)
 
         def after_forward(
-            layer: LowRankLinear, inputs: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
+            layer: Factored, inputs: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
         ) -> None:
             batches = own()
             # A copy of the model has copies of its layers, and these very hooks.
             if batches is not None and layer in batches._pairs and y.requires_grad:
                 x = (*inputs, *named.values())[0].detach()
-                y.register_hook(lambda dy: batches._pairs[layer].append((rows_of(x), rows_of(dy))))
+                y.register_hook(lambda dy: batches._pairs[layer].append((x, dy.detach())))
 
         for _, layer in layers:
             self._pairs[layer] = []
@@ -48,14 +47,16 @@ class Batches:
         for pairs in self._pairs.values():
             pairs.clear()
 
-    def gradient(self, name: str, layer: LowRankLinear, point: Factors, known: Tangent) -> Tangent:
+    def gradient(self, name: str, layer: Factored, point: Factors, known: Tangent) -> Tangent:
         """`P(W) G` in the bases of `point`; `known` is what the layer's own bases have of it.
 
         A gradient that was scaled as a whole since (clipped, unscaled) is recognised by `known`.
         Raises ValueError where it is not that of the batches.
         """
         f = layer.factors()
-        x, dy = (joined(part).to(f.S.dtype) for part in zip(*self._pairs[layer], strict=True))
+        pairs = self._pairs[layer]
+        x = joined([layer.input_rows(x) for x, _ in pairs]).to(f.S.dtype)
+        dy = joined([layer.output_rows(dy) for _, dy in pairs]).to(f.S.dtype)
         found = projected(point, x, dy)
         # The bases of `point` hold those of the layer, so this is `G V` as the batches have it.
         own = found.K @ (point.V.mT @ f.V)
@@ -78,5 +79,5 @@ def projected(point: Factors, x: Tensor, dy: Tensor) -> Tangent:
     return Tangent((at @ dy).mT, (ht @ x).mT, ht @ at.mT)
 
 
-def joined(parts: tuple[Tensor, ...]) -> Tensor:
+def joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.factored import Factored
 
 
 class NamedLayer(NamedTuple):
     """A factored layer and its name in the model."""
 
     name: str
-    layer: LowRankLinear
+    layer: Factored
 
 
 def trainable_layers(model: nn.Module) -> list[NamedLayer]:
@@ -22,7 +22,7 @@ def trainable_layers(model: nn.Module) -> list[NamedLayer]:
     """
     found = []
     for name, module in model.named_modules():
-        if isinstance(module, LowRankLinear):
+        if isinstance(module, Factored):
             train = [name for name in "USV" if getattr(module, name).requires_grad]
             if train and len(train) < 3:
                 raise ValueError(

@@ -3,11 +3,11 @@
 import weakref
 from typing import Any
 
-from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.factored import Factored
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.optim.layers import NamedLayer
 
-_owners: "weakref.WeakKeyDictionary[LowRankLinear, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
+_owners: "weakref.WeakKeyDictionary[Factored, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
 
 MAX_DEFECT = 1e-3
 
@@ -45,7 +45,7 @@ def record(layers: list[NamedLayer], versions: dict[str, Version]) -> None:
         versions[name] = _version(layer)
 
 
-def check_orthonormal(name: str, layer: LowRankLinear) -> None:
+def check_orthonormal(name: str, layer: Factored) -> None:
     """ValueError unless `U` and `V` have orthonormal columns."""
     f = layer.factors()
     for letter, Q in (("U", f.U), ("V", f.V)):
@@ -59,5 +59,5 @@ def check_orthonormal(name: str, layer: LowRankLinear) -> None:
             )
 
 
-def _version(layer: LowRankLinear) -> Version:
+def _version(layer: Factored) -> Version:
     return layer.rank, layer.U._version + layer.S._version + layer.V._version

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from rankwise.integrators.integrator import Integrator
-from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.factored import Factored
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.retract import Spectrum
 from rankwise.numerics.tangent import Tangent, squared_norm
@@ -20,7 +20,7 @@ from rankwise.optim.update_rule import State
 
 
 def advance_together(
-    layers: Sequence[LowRankLinear],
+    layers: Sequence[Factored],
     integrator: Integrator,
     states: Sequence[State],
     groups: Sequence[dict[str, Any]],

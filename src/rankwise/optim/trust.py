@@ -15,12 +15,12 @@ from typing import Any
 from torch import Tensor
 
 from rankwise.nn.base import frozen_weight
-from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.factored import Factored
 from rankwise.optim.update_rule import State
 
 
 def step_length(
-    layer: LowRankLinear, norm: Tensor, state: State, group: dict[str, Any], *, relative: bool
+    layer: Factored, norm: Tensor, state: State, group: dict[str, Any], *, relative: bool
 ) -> Tensor | float:
     """The factor of a direction of this norm; no host synchronisation after the first step."""
     lr, peak, max_step = group["lr"], group["peak_lr"], group["max_step"]
@@ -34,11 +34,11 @@ def step_length(
     return (longest / norm).clamp_max(unit) * lr
 
 
-def weight_norm(layer: LowRankLinear) -> float:
+def weight_norm(layer: Factored) -> float:
     """`||W||_F` in units of `U S V^T`: of the frozen weight where it can be read.
 
     Else that of a map (m, n) which preserves the variance of its input, `sqrt(m)`.
     """
     plain = None if layer.base is None else frozen_weight(layer.base)
     norm = 0.0 if plain is None else float(plain[0].norm())
-    return (norm or layer.out_features**0.5) / abs(layer.scale)
+    return (norm or layer.shape[0] ** 0.5) / abs(layer.scale)

@@ -190,11 +190,7 @@ def _metrics(
     tail = [line["loss"] for line in history[-TAIL:]]
     sizes = [line["parameters"] for line in history]
     layers = run.optimizer.layers
-    initial = sum(
-        min(options.rank, layer.in_features, layer.out_features)
-        * (layer.in_features + layer.out_features + 1)
-        for _, layer in layers
-    )
+    initial = sum(min(options.rank, *layer.shape) * (sum(layer.shape) + 1) for _, layer in layers)
     return {
         "accuracy": after.accuracy,
         "train_loss": statistics.fmean(tail),

@@ -20,7 +20,7 @@ def chosen_rank_rule(options: FinetuneOptions, layers: Sequence[NamedLayer]) -> 
     every = min(LONGEST_CYCLE, max(2, options.steps // CYCLES))
     if options.rtol is not None:
         return Tolerance(rtol=options.rtol, every=every)
-    costs = [layer.in_features + layer.out_features + 1 for _, layer in layers]
+    costs = [sum(layer.shape) + 1 for _, layer in layers]
     start = sum(layer.rank * cost for (_, layer), cost in zip(layers, costs, strict=True))
     budget = max(start // 2, sum(costs)) if options.budget is None else options.budget
     if budget < sum(costs):

@@ -50,9 +50,7 @@ def warm_up_and_decay(steps: int) -> Callable[[int], float]:
 
 def adapter_parameters(optimizer: Optimizer) -> int:
     """Numbers that the adapters hold: `(m + n + 1) r` each, for `S` is diagonal after a step."""
-    return sum(
-        layer.rank * (layer.in_features + layer.out_features + 1) for _, layer in optimizer.layers
-    )
+    return sum(layer.rank * (sum(layer.shape) + 1) for _, layer in optimizer.layers)
 
 
 def train(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.nn.base import is_transposed
-from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.factored import Factored
 from rankwise.surgery.layers import factored_layers, replace_
 from rankwise.surgery.select import listing
 
@@ -65,7 +65,7 @@ def unmerge_(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def merged_weight(layer: LowRankLinear) -> Tensor:
+def merged_weight(layer: Factored) -> Tensor:
     """`W0 + scale * U S V^T` in the layout and type of the base's weight."""
     assert layer.base is not None
     delta = layer.factors().dense() * layer.scale
@@ -75,7 +75,7 @@ def merged_weight(layer: LowRankLinear) -> Tensor:
     return (W0.to(delta.dtype) + delta).to(W0.dtype).contiguous()
 
 
-def _merge_layer_(layer: LowRankLinear) -> None:
+def _merge_layer_(layer: Factored) -> None:
     # A new parameter instead of an addition in place: a tied weight must not change elsewhere.
     # As a buffer, the old one follows the model to another device and into a copy.
     assert layer.base is not None
@@ -85,14 +85,14 @@ def _merge_layer_(layer: LowRankLinear) -> None:
     layer.merged = True
 
 
-def _adapted(model: nn.Module) -> dict[str, LowRankLinear]:
+def _adapted(model: nn.Module) -> dict[str, Factored]:
     layers = {n: layer for n, layer in factored_layers(model).items() if layer.base is not None}
     if not layers:
         raise ValueError("the model has no adapted layer; `adapt_(model)` makes them")
     return layers
 
 
-def _check_plain(name: str, layer: LowRankLinear) -> None:
+def _check_plain(name: str, layer: Factored) -> None:
     base = layer.base
     assert base is not None
     plain = type(base) is nn.Linear or is_transposed(base)
@@ -104,7 +104,7 @@ def _check_plain(name: str, layer: LowRankLinear) -> None:
         )
 
 
-def _warn_of_ties(model: nn.Module, layers: dict[str, LowRankLinear]) -> None:
+def _warn_of_ties(model: nn.Module, layers: dict[str, Factored]) -> None:
     own = {id(getattr(layer, ORIGINAL, _weight(layer))): name for name, layer in layers.items()}
     bases = {id(layer.base) for layer in layers.values()}
     for module in model.modules():
@@ -118,7 +118,7 @@ def _warn_of_ties(model: nn.Module, layers: dict[str, LowRankLinear]) -> None:
                 )
 
 
-def _weight(layer: LowRankLinear) -> Tensor:
+def _weight(layer: Factored) -> Tensor:
     assert layer.base is not None and isinstance(layer.base.weight, Tensor)
     return layer.base.weight
 
@@ -126,6 +126,6 @@ def _weight(layer: LowRankLinear) -> Tensor:
 def _replace_by_bases_(model: nn.Module) -> None:
     bases: dict[str, nn.Module] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, LowRankLinear) and module.base is not None:
+        if isinstance(module, Factored) and module.base is not None:
             bases[name] = module.base
     replace_(model, bases)

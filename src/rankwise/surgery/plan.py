@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from rankwise.nn.base import is_linear, linear_shape
-from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.factored import Factored
 from rankwise.surgery.count import factor_parameters
 from rankwise.surgery.layers import Layer, obstacle, parametric_layers
 from rankwise.surgery.select import Select, choose, collapse
@@ -129,7 +129,7 @@ def check_rank(rank: int, argument: str = "rank") -> None:
 
 
 def _is_map(layer: Layer) -> bool:
-    return is_linear(layer.module) or isinstance(layer.module, LowRankLinear)
+    return is_linear(layer.module) or isinstance(layer.module, Factored)
 
 
 def _reason(layer: Layer, chosen: set[str] | None, excluded: set[str], min_features: int) -> str:
@@ -161,8 +161,8 @@ def _planned(layer: Layer, reason: str, rank: int, shared: Mapping[str, list[str
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
-    if isinstance(module, LowRankLinear):
-        return module.out_features, module.in_features
+    if isinstance(module, Factored):
+        return module.shape
     if is_linear(module):
         return linear_shape(module)
     first = next((p for p in module._parameters.values() if p is not None), None)
