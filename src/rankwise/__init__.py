@@ -5,13 +5,15 @@ from rankwise.io.checkpoint import save as save
 from rankwise.io.export_lora import export_lora as export_lora
 from rankwise.io.training import load_training as load_training
 from rankwise.io.training import save_training as save_training
+from rankwise.nn.conv import LowRankConv2d as LowRankConv2d
 from rankwise.nn.linear import LowRankLinear as LowRankLinear
 from rankwise.optim.adam import Adam as Adam
+from rankwise.optim.budget import Budget as Budget
 from rankwise.optim.optimizer import Optimizer as Optimizer
-from rankwise.optim.rank_rule import Budget as Budget
 from rankwise.optim.rank_rule import FixedRank as FixedRank
-from rankwise.optim.rank_rule import Tolerance as Tolerance
 from rankwise.optim.spectral import Spectral as Spectral
+from rankwise.optim.tolerance import TailTolerance as TailTolerance
+from rankwise.optim.tolerance import Tolerance as Tolerance
 from rankwise.optim.update_rule import SGD as SGD
 from rankwise.optim.update_rule import HeavyBall as HeavyBall
 from rankwise.surgery.adapt import adapt_ as adapt_
@@ -27,9 +29,11 @@ __all__ = [
     "Budget",
     "FixedRank",
     "HeavyBall",
+    "LowRankConv2d",
     "LowRankLinear",
     "Optimizer",
     "Spectral",
+    "TailTolerance",
     "Tolerance",
     "adapt_",
     "export_lora",

@@ -16,9 +16,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, MultiStepLR, S
 from rankwise.io.training import load_training, save_training
 from rankwise.io.tree import flatten, unflatten
 from rankwise.optim.adam import Adam
+from rankwise.optim.budget import Budget
 from rankwise.optim.optimizer import Optimizer
-from rankwise.optim.rank_rule import Budget, FixedRank, Tolerance
+from rankwise.optim.rank_rule import FixedRank
 from rankwise.optim.spectral import Spectral
+from rankwise.optim.tolerance import Tolerance
 from rankwise.optim.update_rule import SGD, HeavyBall
 from rankwise.surgery.adapt import adapt_
 from rankwise.surgery.layers import factored_layers

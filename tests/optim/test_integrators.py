@@ -20,9 +20,11 @@ from rankwise.integrators.reevaluated import Reevaluated
 from rankwise.nn import LowRankLinear
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.optim.adam import Adam
+from rankwise.optim.budget import Budget
 from rankwise.optim.optimizer import Optimizer
-from rankwise.optim.rank_rule import Budget, FixedRank, Tolerance
+from rankwise.optim.rank_rule import FixedRank
 from rankwise.optim.spectral import Spectral
+from rankwise.optim.tolerance import Tolerance
 from rankwise.optim.update_rule import SGD, HeavyBall
 
 INF = float("inf")

@@ -13,9 +13,11 @@ from rankwise.numerics.init import truncated_svd, zero_core
 from rankwise.numerics.retract import truncate
 from rankwise.numerics.tangent import Tangent
 from rankwise.optim.adam import Adam
+from rankwise.optim.budget import Budget
 from rankwise.optim.optimizer import Optimizer
-from rankwise.optim.rank_rule import Budget, FixedRank, Tolerance
+from rankwise.optim.rank_rule import FixedRank
 from rankwise.optim.spectral import Spectral
+from rankwise.optim.tolerance import Tolerance
 from rankwise.optim.update_rule import SGD, HeavyBall
 
 RULES = [SGD(), HeavyBall(), Adam(), Spectral()]

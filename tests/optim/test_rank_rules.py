@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from rankwise.optim.rank_rule import Budget, Candidates, Clock, FixedRank, Tolerance
+from rankwise.optim.budget import Budget
+from rankwise.optim.rank_rule import Candidates, Clock, FixedRank
+from rankwise.optim.tolerance import TailTolerance, Tolerance
 
 SPECTRA = ([9.0, 4.0, 0.1, 0.0], [5.0, 3.0, 2.0, 0.05])
 LAYERS = [Candidates(torch.tensor(s, dtype=torch.float64), 2, (10, 6)) for s in SPECTRA]
@@ -90,6 +92,38 @@ def test_a_vanishing_layer_keeps_one_direction():
     assert Tolerance(every=10).ranks(Clock(10, 1.0), [zero]) == [1]
 
 
+def test_whole_weights_compete_by_their_share_for_each_parameter():
+    """Layers of very different size: the scale of one says nothing about the other."""
+    small = GROWN[0]._replace(sigma=1e-3 * GROWN[0].sigma, whole=True)
+    large = GROWN[1]._replace(sigma=1e3 * GROWN[1].sigma, whole=True)
+    rule = Budget(parameters=5 * COST, every=10, keep=SUDDEN)
+    assert rule.ranks(Clock(10, 1.0), [small, large]) == [2, 3]
+    # Shares of 0.165 for 8 parameters, then 0.237 for 17: the first, and what is left buys no 17.
+    cheap = small._replace(shape=(2, 5))
+    rule = Budget(parameters=2 * COST + 8, every=10, keep=SUDDEN, max_rank=2)
+    assert rule.ranks(Clock(10, 1.0), [cheap, large]) == [2, 1]
+
+
+def test_a_tail_tolerance_is_the_papers_rule():
+    # ||(3, 2, 0.05)|| / ||sigma|| = 0.585, ||(2, 0.05)|| = 0.324, 0.05 = 0.0081 of it.
+    layer = Candidates(torch.tensor(SPECTRA[1], dtype=torch.float64), 2, (10, 6))
+    for rtol, rank in ((0.6, 1), (0.5, 2), (0.1, 3), (0.001, 4), (0.0, 4)):
+        assert TailTolerance(rtol).ranks(Clock(7, 1.0), [layer]) == [rank]
+    assert TailTolerance(0.1, max_rank=2).ranks(Clock(7, 1.0), [layer]) == [2]
+    assert TailTolerance(0.6, min_rank=2).ranks(Clock(7, 1.0), [layer]) == [2]
+
+
+@pytest.mark.parametrize("order, rank", [(0.0, 2), (1.0, 3), (2.0, 4)])
+def test_a_tail_tolerance_falls_with_a_power_of_the_rate(order, rank):
+    layer = Candidates(torch.tensor(SPECTRA[1], dtype=torch.float64), 4, (10, 6))
+    assert TailTolerance(0.35, order=order).ranks(Clock(3, 0.1), [layer]) == [rank]
+
+
+@pytest.mark.parametrize("step, ranks", [(1, [4, 4]), (2, [2, 2]), (5, [2, 3]), (6, [4, 4])])
+def test_in_a_cycle_bases_double_first_and_are_cut_last(step, ranks):
+    assert TailTolerance(0.1, every=5).ranks(Clock(step, 1.0), LAYERS) == ranks
+
+
 @pytest.mark.parametrize(
     "make, name",
     [
@@ -103,6 +137,10 @@ def test_a_vanishing_layer_keeps_one_direction():
         (lambda: Tolerance(min_rank=0), "min_rank"),
         (lambda: Tolerance(min_rank=4, max_rank=2), "max_rank"),
         (lambda: Tolerance(rest=2.0), "rest"),
+        (lambda: TailTolerance(rtol=-0.1), "rtol"),
+        (lambda: TailTolerance(order=-1.0), "order"),
+        (lambda: TailTolerance(every=0), "every"),
+        (lambda: TailTolerance(max_rank=0), "max_rank"),
     ],
 )
 def test_values_out_of_range_are_named(make, name):

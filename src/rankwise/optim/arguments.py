@@ -6,6 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from rankwise.integrators.integrator import Integrator
+from rankwise.optim.budget import Budget
+from rankwise.optim.layers import NamedLayer
+from rankwise.optim.rank_rule import RankRule
 from rankwise.optim.update_rule import SGD, UpdateRule
 
 
@@ -43,6 +46,14 @@ def check_combination(rule: UpdateRule, integrator: Integrator) -> None:
             f"`Optimizer(integrator={integrator!r})` runs the model again at other matrices, where "
             f"the moments of {type(rule).__name__} do not hold: use `rule=rankwise.SGD()`, or an "
             "integrator of one backward pass (ParallelBUG, AugmentedBUG, AugmentedPSI)"
+        )
+
+
+def check_comparable(rank_rule: RankRule, layers: list[NamedLayer]) -> None:
+    if isinstance(rank_rule, Budget) and len({layer.base is None for _, layer in layers}) > 1:
+        raise ValueError(
+            "`Optimizer(rank_rule=Budget(...))` cannot compare adapters with layers that are low "
+            "rank as a whole, and the model has both. Use `Tolerance`, which judges each by itself."
         )
 
 

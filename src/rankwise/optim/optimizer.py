@@ -15,6 +15,7 @@ from rankwise.optim.advance import advance, has_gradient, tangent_gradient
 from rankwise.optim.arguments import (
     check_closure,
     check_combination,
+    check_comparable,
     check_kind,
     check_options,
 )
@@ -86,6 +87,7 @@ class Optimizer(torch.optim.Optimizer):
         self.rank_rule = FixedRank() if rank_rule is None else rank_rule
         self.integrator = ParallelBUG() if integrator is None else integrator
         check_combination(self.rule, self.integrator)
+        check_comparable(self.rank_rule, self.layers)
         self.steps = 0
         self.skipped = 0
         defaults = {
@@ -185,7 +187,8 @@ class Optimizer(torch.optim.Optimizer):
         """Cut every layer to the rank that the rank rule gives it, and carry momentum along."""
         factors = [layer.factors() for _, layer in moving]
         candidates = [
-            Candidates(s.sigma, f.rank, f.shape) for s, f in zip(spectra, factors, strict=True)
+            Candidates(s.sigma, layer.rank, layer.shape, whole=layer.base is None)
+            for s, (_, layer) in zip(spectra, moving, strict=True)
         ]
         clock = Clock(self.steps, _decay(self._groups_of(moving)))
         ranks = self.rank_rule.ranks(clock, candidates)

@@ -14,8 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rankwise.numerics.truncate import rank_above, ranks_for_budget
-
 
 class Clock(NamedTuple):
     """Where training stands: steps taken including this one, and the rate relative to its peak."""
@@ -32,6 +30,8 @@ class Candidates(NamedTuple):
     rank: int
     """Rank before the step."""
     shape: tuple[int, int]
+    whole: bool = False
+    """Whether the factors are the layer's whole weight, not added to a frozen one."""
 
     @property
     def cost(self) -> int:
@@ -78,13 +78,7 @@ class CycledRank(RankRule):
             raise ValueError(f"`{name}(every=...)` must be at least 2 steps, got {self.every}")
         if self.grow < 0:
             raise ValueError(f"`{name}(grow=...)` must not be negative, got {self.grow}")
-        if self.min_rank < 1:
-            raise ValueError(f"`{name}(min_rank=...)` must be at least 1, got {self.min_rank}")
-        if self.max_rank is not None and self.max_rank < self.min_rank:
-            raise ValueError(
-                f"`{name}(max_rank=...)` must be at least min_rank = {self.min_rank}, "
-                f"got {self.max_rank}"
-            )
+        check_bounds(name, self.min_rank, self.max_rank)
         if not 0.0 <= self.rest <= 1.0:
             raise ValueError(f"`{name}(rest=...)` must be in [0, 1], got {self.rest}")
 
@@ -92,7 +86,10 @@ class CycledRank(RankRule):
         if clock.step % self.every == 0:
             return self.judge(clock, [self._limited(layer) for layer in layers])
         if clock.step % self.every == 1 and clock.decay >= self.rest:
-            return [min(layer.rank + self.room(layers), self._cap(layer)) for layer in layers]
+            return [
+                min(layer.rank + self.room(layers), capped(layer, self.max_rank))
+                for layer in layers
+            ]
         return [layer.rank for layer in layers]
 
     def room(self, layers: Sequence[Candidates]) -> int:
@@ -103,88 +100,27 @@ class CycledRank(RankRule):
     def judge(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         """The ranks at the end of a cycle."""
 
-    def _cap(self, layer: Candidates) -> int:
-        cap = min(layer.sigma.shape[0], *layer.shape)
-        return cap if self.max_rank is None else min(cap, self.max_rank)
-
     def _limited(self, layer: Candidates) -> Candidates:
         # Directions that came with this very step have not been trained and are not judged.
-        return layer._replace(sigma=layer.sigma[: min(layer.rank, self._cap(layer))])
+        return layer._replace(sigma=layer.sigma[: min(layer.rank, capped(layer, self.max_rank))])
 
 
-@dataclass(frozen=True)
-class Tolerance(CycledRank):
-    """Each layer keeps the directions that carry more than `rtol` of its own Frobenius norm.
-
-    So no rank stays above `1 / rtol^2`. What a cut takes away has to be learned again, hence two
-    limits: a cycle keeps at least the share `keep` of a layer's rank, and once the learning rate is
-    below half of `rest` times its peak, the tolerance shrinks with it.
-
-    Args:
-        rtol: singular values up to `rtol * ||sigma||` are cut at the end of a cycle, in [0, 1).
-        keep: share of its rank that a layer keeps at least in a cycle, in (0, 1).
-    """
-
-    rtol: float = 0.3
-    keep: float = 1 / 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.rtol < 1.0:
-            raise ValueError(f"`Tolerance(rtol=...)` must be in [0, 1), got {self.rtol}")
-        _check_share("Tolerance(keep=...)", self.keep)
-
-    def judge(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
-        rtol = self.rtol * min(1.0, clock.decay / (self.rest / 2)) if self.rest else self.rtol
-        spectra = fetch_spectra(layers)
-        return [
-            rank_above(s, rtol=rtol, min_rank=max(self.min_rank, round(self.keep * layer.rank)))
-            for s, layer in zip(spectra, layers, strict=True)
-        ]
+def capped(layer: Candidates, max_rank: int | None) -> int:
+    """The highest rank that a layer may have."""
+    cap = min(layer.sigma.shape[0], *layer.shape)
+    return cap if max_rank is None else min(cap, max_rank)
 
 
-@dataclass(frozen=True)
-class Budget(CycledRank):
-    """The largest singular values of all layers together, within a number of parameters.
-
-    A start with more parameters than that is cut down gently, by a factor a cycle, for what a
-    sudden cut loses has to be learned again. A start with fewer grows until the budget is spent.
-    Then ranks rest: to trade directions that are trained for new ones in every cycle costs more
-    than it finds.
-
-    Args:
-        parameters: of all factored layers together in the end; every layer keeps `min_rank`
-            directions even where this is too little for that.
-        keep: share of the present parameters that a cycle keeps at least, in (0, 1).
-    """
-
-    parameters: int = 0
-    keep: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.parameters < 1:
-            raise ValueError(
-                f"`Budget(parameters=...)` must be a positive number of parameters for all layers "
-                f"together, got {self.parameters}"
-            )
-        _check_share("Budget(keep=...)", self.keep)
-
-    def room(self, layers: Sequence[Candidates]) -> int:
-        # Fuller than this, no layer could keep one direction more on average.
-        present = sum(layer.rank * layer.cost for layer in layers)
-        missing = self.parameters - present
-        return self.grow if missing >= sum(layer.cost for layer in layers) else 0
-
-    def judge(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
-        spectra = [s.tolist() for s in fetch_spectra(layers)]
-        costs = [layer.cost for layer in layers]
-        present = sum(layer.rank * layer.cost for layer in layers)
-        budget = max(self.parameters, self.keep * present)
-        return ranks_for_budget(spectra, costs, budget=budget, min_rank=self.min_rank)
+def check_bounds(rule: str, min_rank: int, max_rank: int | None) -> None:
+    if min_rank < 1:
+        raise ValueError(f"`{rule}(min_rank=...)` must be at least 1, got {min_rank}")
+    if max_rank is not None and max_rank < min_rank:
+        raise ValueError(
+            f"`{rule}(max_rank=...)` must be at least min_rank = {min_rank}, got {max_rank}"
+        )
 
 
-def _check_share(name: str, share: float) -> None:
+def check_share(name: str, share: float) -> None:
     if not 0.0 < share < 1.0:
         raise ValueError(f"`{name}` must be in (0, 1), got {share}")
 

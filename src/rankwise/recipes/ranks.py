@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from rankwise.optim.budget import Budget
 from rankwise.optim.layers import NamedLayer
-from rankwise.optim.rank_rule import Budget, FixedRank, RankRule, Tolerance
+from rankwise.optim.rank_rule import FixedRank, RankRule
+from rankwise.optim.tolerance import Tolerance
 from rankwise.recipes.options import FinetuneOptions
 
 CYCLES, LONGEST_CYCLE = 6, 25

@@ -22,7 +22,8 @@ from rankwise.integrators import (
 )
 from rankwise.io.atomic import write_text
 from rankwise.optim.optimizer import Optimizer
-from rankwise.optim.rank_rule import FixedRank, Tolerance
+from rankwise.optim.rank_rule import FixedRank
+from rankwise.optim.tolerance import Tolerance
 from rankwise.optim.update_rule import SGD
 from rankwise.recipes.digits import Digits, low_rank_perceptron, mnist_5k
 from rankwise.recipes.matrix_problems import descend_on_factors, flow, follow, sensing

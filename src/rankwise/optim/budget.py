@@ -1,0 +1,65 @@
+"""The rank rule of a budget: all layers compete for one number of parameters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rankwise.numerics.truncate import ranks_for_budget
+from rankwise.optim.rank_rule import Candidates, Clock, CycledRank, check_share, fetch_spectra
+
+
+@dataclass(frozen=True)
+class Budget(CycledRank):
+    """The worthiest directions of all layers together, within a number of parameters.
+
+    Among adapters these are those of the largest singular values. Where factors are the whole
+    weight (training from scratch), the sizes of two layers mean nothing to each other: there the
+    sum over layers of `||W - W'||^2 / ||W||^2` is made small, i.e. a direction is worth its share
+    `sigma^2 / ||sigma||^2` of its layer for each parameter that it costs.
+
+    A start with more parameters than that is cut down gently, by a factor a cycle, for what a
+    sudden cut loses has to be learned again. A start with fewer grows until the budget is spent.
+    Then ranks rest: to trade directions that are trained for new ones in every cycle costs more
+    than it finds.
+
+    Args:
+        parameters: of all factored layers together in the end; every layer keeps `min_rank`
+            directions even where this is too little for that.
+        keep: share of the present parameters that a cycle keeps at least, in (0, 1).
+    """
+
+    parameters: int = 0
+    keep: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.parameters < 1:
+            raise ValueError(
+                f"`Budget(parameters=...)` must be a positive number of parameters for all layers "
+                f"together, got {self.parameters}"
+            )
+        check_share("Budget(keep=...)", self.keep)
+
+    def room(self, layers: Sequence[Candidates]) -> int:
+        # Fuller than this, no layer could keep one direction more on average.
+        present = sum(layer.rank * layer.cost for layer in layers)
+        missing = self.parameters - present
+        return self.grow if missing >= sum(layer.cost for layer in layers) else 0
+
+    def judge(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
+        spectra = fetch_spectra(layers)
+        worth = [worth_of(layer, s).tolist() for layer, s in zip(layers, spectra, strict=True)]
+        costs = [layer.cost for layer in layers]
+        present = sum(layer.rank * layer.cost for layer in layers)
+        budget = max(self.parameters, self.keep * present)
+        return ranks_for_budget(worth, costs, budget=budget, min_rank=self.min_rank)
+
+
+def worth_of(layer: Candidates, sigma: Tensor) -> Tensor:
+    """What each direction is worth beside those of other layers, descending."""
+    if not layer.whole:
+        return sigma
+    relative = sigma / torch.linalg.vector_norm(sigma).clamp_min(torch.finfo(sigma.dtype).tiny)
+    return relative.square() / layer.cost
