@@ -92,16 +92,18 @@ def test_a_vanishing_layer_keeps_one_direction():
     assert Tolerance(every=10).ranks(Clock(10, 1.0), [zero]) == [1]
 
 
-def test_whole_weights_compete_by_their_share_for_each_parameter():
-    """Layers of very different size: the scale of one says nothing about the other."""
+def test_whole_weights_are_compared_by_their_layers_norm():
     small = GROWN[0]._replace(sigma=1e-3 * GROWN[0].sigma, whole=True)
     large = GROWN[1]._replace(sigma=1e3 * GROWN[1].sigma, whole=True)
     rule = Budget(parameters=5 * COST, every=10, keep=SUDDEN)
     assert rule.ranks(Clock(10, 1.0), [small, large]) == [2, 3]
-    # Shares of 0.165 for 8 parameters, then 0.237 for 17: the first, and what is left buys no 17.
-    cheap = small._replace(shape=(2, 5))
-    rule = Budget(parameters=2 * COST + 8, every=10, keep=SUDDEN, max_rank=2)
-    assert rule.ranks(Clock(10, 1.0), [cheap, large]) == [2, 1]
+
+
+def test_a_whole_weight_loses_at_most_half_of_its_rank_in_a_cycle():
+    flat = Candidates(torch.ones(8, dtype=torch.float64), 8, (10, 6), whole=True)
+    steep = flat._replace(sigma=torch.logspace(0, -9, 8, dtype=torch.float64))
+    rule = Budget(parameters=8 * COST, every=10)
+    assert rule.ranks(Clock(10, 1.0), [flat._replace(shape=(10, 10)), steep]) == [4, 4]
 
 
 def test_a_tail_tolerance_is_the_papers_rule():

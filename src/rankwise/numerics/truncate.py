@@ -46,7 +46,11 @@ def _scaled(sigma: Tensor) -> Tensor:
 
 
 def ranks_for_budget(
-    scores: Sequence[Sequence[float]], costs: Sequence[int], *, budget: float, min_rank: int = 1
+    scores: Sequence[Sequence[float]],
+    costs: Sequence[int],
+    *,
+    budget: float,
+    min_rank: int | Sequence[int] = 1,
 ) -> list[int]:
     """Ranks that keep the highest scores of all layers within `sum(rank * cost) <= budget`.
 
@@ -58,8 +62,10 @@ def ranks_for_budget(
         scores: per layer, the worth of each direction, descending.
         costs: per layer, what one direction costs (1 to count directions, m + n for parameters).
         budget: in the unit of `costs`.
+        min_rank: of every layer, or per layer.
     """
-    ranks = [min(min_rank, len(s)) for s in scores]
+    least = [min_rank] * len(scores) if isinstance(min_rank, int) else min_rank
+    ranks = [min(r, len(s)) for r, s in zip(least, scores, strict=True)]
     left = budget - sum(r * c for r, c in zip(ranks, costs, strict=True))
     candidates = sorted(
         ((-score, layer, k) for layer, s in enumerate(scores) for k, score in enumerate(s)),

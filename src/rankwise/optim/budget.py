@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.truncate import ranks_for_budget
-from rankwise.optim.rank_rule import Candidates, Clock, CycledRank, check_share, fetch_spectra
+from rankwise.optim.rank_rule import Candidates, Clock, CycledRank, check_share, fetch
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,8 @@ class Budget(CycledRank):
     """The worthiest directions of all layers together, within a number of parameters.
 
     Among adapters these are those of the largest singular values. Where factors are the whole
-    weight (training from scratch), the sizes of two layers mean nothing to each other: there the
-    sum over layers of `||W - W'||^2 / ||W||^2` is made small, i.e. a direction is worth its share
-    `sigma^2 / ||sigma||^2` of its layer for each parameter that it costs.
+    weight (training from scratch), the sizes of two layers mean nothing to each other: there each
+    singular value is measured by its layer's norm, and no cycle takes more than half of a rank.
 
     A start with more parameters than that is cut down gently, by a factor a cycle, for what a
     sudden cut loses has to be learned again. A start with fewer grows until the budget is spent.
@@ -49,17 +48,19 @@ class Budget(CycledRank):
         return self.grow if missing >= sum(layer.cost for layer in layers) else 0
 
     def judge(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
-        spectra = fetch_spectra(layers)
-        worth = [worth_of(layer, s).tolist() for layer, s in zip(layers, spectra, strict=True)]
+        worth = fetch([_worth(layer) for layer in layers])
         costs = [layer.cost for layer in layers]
         present = sum(layer.rank * layer.cost for layer in layers)
         budget = max(self.parameters, self.keep * present)
-        return ranks_for_budget(worth, costs, budget=budget, min_rank=self.min_rank)
+        scores = [w.tolist() for w in worth]
+        halves = ((layer.rank + 1) // 2 if layer.whole else 0 for layer in layers)
+        least = [max(self.min_rank, half) for half in halves]
+        return ranks_for_budget(scores, costs, budget=budget, min_rank=least)
 
 
-def worth_of(layer: Candidates, sigma: Tensor) -> Tensor:
+def _worth(layer: Candidates) -> Tensor:
     """What each direction is worth beside those of other layers, descending."""
     if not layer.whole:
-        return sigma
-    relative = sigma / torch.linalg.vector_norm(sigma).clamp_min(torch.finfo(sigma.dtype).tiny)
-    return relative.square() / layer.cost
+        return layer.sigma
+    norm = torch.linalg.vector_norm(layer.sigma)
+    return layer.sigma / norm.clamp_min(torch.finfo(norm.dtype).tiny)

@@ -102,7 +102,8 @@ class CycledRank(RankRule):
 
     def _limited(self, layer: Candidates) -> Candidates:
         # Directions that came with this very step have not been trained and are not judged.
-        return layer._replace(sigma=layer.sigma[: min(layer.rank, capped(layer, self.max_rank))])
+        count = min(layer.rank, capped(layer, self.max_rank))
+        return layer._replace(sigma=layer.sigma[:count])
 
 
 def capped(layer: Candidates, max_rank: int | None) -> int:
@@ -125,9 +126,8 @@ def check_share(name: str, share: float) -> None:
         raise ValueError(f"`{name}` must be in (0, 1), got {share}")
 
 
-def fetch_spectra(layers: Sequence[Candidates]) -> list[Tensor]:
-    """The spectra of all layers on the CPU, by one copy from the device."""
-    if not layers:
+def fetch(vectors: Sequence[Tensor]) -> list[Tensor]:
+    """The same vectors on the CPU, by one copy from the device."""
+    if not vectors:
         return []
-    together = torch.cat([layer.sigma for layer in layers]).cpu()
-    return list(together.split([layer.sigma.shape[0] for layer in layers]))
+    return list(torch.cat(list(vectors)).cpu().split([v.shape[0] for v in vectors]))

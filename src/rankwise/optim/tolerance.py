@@ -12,7 +12,7 @@ from rankwise.optim.rank_rule import (
     capped,
     check_bounds,
     check_share,
-    fetch_spectra,
+    fetch,
 )
 
 
@@ -40,7 +40,7 @@ class Tolerance(CycledRank):
 
     def judge(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         rtol = self.rtol * min(1.0, clock.decay / (self.rest / 2)) if self.rest else self.rtol
-        spectra = fetch_spectra(layers)
+        spectra = fetch([layer.sigma for layer in layers])
         return [
             rank_above(s, rtol=rtol, min_rank=max(self.min_rank, round(self.keep * layer.rank)))
             for s, layer in zip(spectra, layers, strict=True)
@@ -62,7 +62,7 @@ class TailTolerance(RankRule):
     Args:
         rtol: tolerance at the peak learning rate, relative to the layer's Frobenius norm, in
             [0, 1); "tau" in the papers.
-        order: power of the learning rate, relative to its peak, that the tolerance falls with, >= 0.
+        order: the tolerance falls with this power of the learning rate over its peak, >= 0.
         every: steps from cut to cut, >= 1.
         min_rank, max_rank: bounds for every layer.
     """
@@ -85,7 +85,7 @@ class TailTolerance(RankRule):
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         if clock.step % self.every == 0:
             rtol = self.rtol * clock.decay**self.order
-            spectra = fetch_spectra(layers)
+            spectra = fetch([layer.sigma for layer in layers])
             kept = [rank_for_tolerance(s, rtol=rtol, min_rank=self.min_rank) for s in spectra]
         elif clock.step % self.every == 1:
             kept = [layer.sigma.shape[0] for layer in layers]
