@@ -15,7 +15,7 @@ from methods import Setting
 from pool import Pool
 from tables import spread, table
 
-from rankwise.optim.optimizer import DEFAULT_LR
+from rankwise.optim.trust import DEFAULT_LR
 
 STEPS = 150
 

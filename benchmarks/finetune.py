@@ -17,7 +17,7 @@ from pool import Pool
 from results import read_records
 from tables import Key, by_setting, initial_ranks, markdown, rate_curve
 
-from rankwise.optim.optimizer import DEFAULT_LR
+from rankwise.optim.trust import DEFAULT_LR
 
 GRID = (5e-4, 1e-3, 2e-3, 4e-3)
 FULL_GRID = (3e-5, 1e-4, 3e-4, 1e-3)

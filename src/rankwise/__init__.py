@@ -11,6 +11,7 @@ from rankwise.optim.adam import Adam as Adam
 from rankwise.optim.budget import Budget as Budget
 from rankwise.optim.optimizer import Optimizer as Optimizer
 from rankwise.optim.rank_rule import FixedRank as FixedRank
+from rankwise.optim.rate_free import RateFree as RateFree
 from rankwise.optim.spectral import Spectral as Spectral
 from rankwise.optim.tolerance import TailTolerance as TailTolerance
 from rankwise.optim.tolerance import Tolerance as Tolerance
@@ -32,6 +33,7 @@ __all__ = [
     "LowRankConv2d",
     "LowRankLinear",
     "Optimizer",
+    "RateFree",
     "Spectral",
     "TailTolerance",
     "Tolerance",

@@ -48,6 +48,15 @@ def check_factors(f: Factors) -> Factors:
     return f
 
 
+def distance(a: Factors, b: Factors) -> Tensor:
+    """`||A - B||_F` in O((m + n) r^2), a 0-dim tensor; the ranks may differ.
+
+    From `||A||^2 + ||B||^2 - 2 <A, B>`, so it is exact to about `sqrt(eps) (||A|| + ||B||)`.
+    """
+    cross = ((b.U.mT @ a.U) @ a.S @ (a.V.mT @ b.V) * b.S).sum()
+    return (a.S.square().sum() + b.S.square().sum() - 2 * cross).clamp_min(0.0).sqrt()
+
+
 def orthonormality_defect(Q: Tensor) -> Tensor:
     """`max |Q^T Q - I|`, a 0-dim tensor; 0 for a matrix without columns."""
     if Q.shape[1] == 0:

@@ -13,13 +13,14 @@ from rankwise.numerics.tangent import Tangent, add, subtract
 from rankwise.numerics.transport import transport
 from rankwise.optim.batches import Batches
 from rankwise.optim.layers import NamedLayer
-from rankwise.optim.trust import step_length
+from rankwise.optim.step_control import StepControl
 from rankwise.optim.update_rule import State, UpdateRule
 
 
 def advance(
     named: NamedLayer,
     rule: UpdateRule,
+    control: StepControl,
     integrator: Integrator,
     batches: Batches,
     state: State,
@@ -38,7 +39,7 @@ def advance(
     def take(core: Tensor) -> Tensor:
         core = rule.core(core)
         norm = torch.linalg.vector_norm(core)
-        return step_length(layer, norm, state, group, relative=rule.relative) * core
+        return control.length(layer, norm, state, group, relative=rule.relative) * core
 
     def displacement(point: Factors) -> Tangent:
         if point is start:

@@ -9,6 +9,8 @@ from rankwise.integrators.integrator import Integrator
 from rankwise.optim.budget import Budget
 from rankwise.optim.layers import NamedLayer
 from rankwise.optim.rank_rule import RankRule
+from rankwise.optim.rate_free import RateFree
+from rankwise.optim.step_control import StepControl
 from rankwise.optim.update_rule import SGD, UpdateRule
 
 
@@ -55,6 +57,20 @@ def check_comparable(rank_rule: RankRule, layers: list[NamedLayer]) -> None:
             "`Optimizer(rank_rule=Budget(...))` cannot compare adapters with layers that are low "
             "rank as a whole, and the model has both. Use `Tolerance`, which judges each by itself."
         )
+
+
+def check_control(
+    control: StepControl, options: dict[str, Any], groups: list[dict[str, Any]]
+) -> None:
+    """ValueError for options that only steps by a rate have."""
+    if isinstance(control, RateFree):
+        for given in (options, *groups):
+            for name in ("max_step", "weight_decay"):
+                if given.get(name):
+                    raise ValueError(
+                        f"`{name}={given[name]}` is for steps by a learning rate, and "
+                        "`control=RateFree()` has none: leave it out"
+                    )
 
 
 def check_options(group: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""AdamW for the parameters that are not factors, on torch's own kernel."""
+"""Adam for the parameters that are not factors."""
 
 from typing import Any
 
@@ -10,7 +10,10 @@ from torch.optim.adamw import adamw
 def adamw_(
     parameters: list[Tensor], state: dict[Tensor, dict[str, Any]], group: dict[str, Any]
 ) -> None:
-    """One AdamW step for those `parameters` that have a gradient; `state` keeps the moments."""
+    """One AdamW step for those `parameters` that have a gradient, on torch's own kernel.
+
+    `state` keeps the moments.
+    """
     pairs = [(p, p.grad) for p in parameters if p.grad is not None]
     parameters = [p for p, _ in pairs]
     for p in parameters:
@@ -36,3 +39,17 @@ def adamw_(
             eps=group["eps"],
             maximize=False,
         )
+
+
+def adam_direction(
+    gradient: Tensor, state: dict[str, Any], *, betas: tuple[float, float], eps: float
+) -> Tensor:
+    """`m / (sqrt(v) + eps)` with corrected moments: what AdamW multiplies with its rate."""
+    if "step" not in state:
+        state.update(
+            step=0, exp_avg=torch.zeros_like(gradient), exp_avg_sq=torch.zeros_like(gradient)
+        )
+    state["step"] += 1
+    m = state["exp_avg"].lerp_(gradient, 1 - betas[0]) / (1 - betas[0] ** state["step"])
+    v = state["exp_avg_sq"].lerp_(gradient.square(), 1 - betas[1])
+    return m / (v / (1 - betas[1] ** state["step"])).sqrt_().add_(eps)

@@ -16,18 +16,20 @@ from rankwise.optim.arguments import (
     check_closure,
     check_combination,
     check_comparable,
+    check_control,
     check_kind,
     check_options,
 )
 from rankwise.optim.batches import Batches
-from rankwise.optim.dense import adamw_
 from rankwise.optim.layers import NamedLayer, param_groups, trainable_layers
 from rankwise.optim.ownership import Version, check_untouched, claim, record
 from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
+from rankwise.optim.step_control import StepControl
+from rankwise.optim.trust import Trust
 from rankwise.optim.update_rule import UpdateRule
 
-DEFAULT_LR = 3e-3
+DEFAULT_MAX_STEP = 0.002
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -41,17 +43,20 @@ class Optimizer(torch.optim.Optimizer):
         model: with layers from `rankwise.adapt_`; its trainable parameters are found by itself.
         lr: learning rate, >= 0; works with the schedulers of `torch.optim.lr_scheduler`. For `Adam`
             and `Spectral` it is the relative change of a weight in one step (for gradients without
-            noise), the same number for small and large models; for `SGD` and `HeavyBall` a plain
-            rate. Dense parameters take it as AdamW's.
+            noise), the same number for small and large models, 3e-3 by default; for `SGD` and
+            `HeavyBall` a plain rate. Dense parameters take it as AdamW's. With `RateFree` it is a
+            factor, 1 by default.
         rule: update rule of the factored layers.
         rank_rule: how ranks adapt.
         integrator: how a step is taken, one of `rankwise.integrators`. One that asks for more than
             one point keeps each layer's inputs and output gradients from backward to step; one that
             runs the model again needs `step(closure)` and the rule `SGD`.
+        control: how long steps are: by `lr`, or without one by `rankwise.RateFree()`.
         weight_decay: decoupled, on `S` of factored layers (`||S|| = ||U S V^T||`) and on dense
             parameters, >= 0.
         max_step: no step moves a factored layer by more than this fraction of the Frobenius norm
-            of its weight, > 0; see `rankwise.optim.trust`. `float("inf")`: no limit.
+            of its weight, > 0, by default 0.002; see `rankwise.optim.trust`. `float("inf")`: no
+            limit. For steps by `lr` only.
         groups: dicts with `params` (parameters, modules or their names) and options of their own
             (`lr`, `weight_decay`, `max_step`); what they leave out is in the last group.
 
@@ -64,13 +69,14 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(
         self,
         model: nn.Module,
-        lr: float = DEFAULT_LR,
+        lr: float | None = None,
         *,
         rule: UpdateRule | None = None,
         rank_rule: RankRule | None = None,
         integrator: Integrator | None = None,
+        control: StepControl | None = None,
         weight_decay: float = 0.0,
-        max_step: float = 0.002,
+        max_step: float | None = None,
         groups: Iterable[dict[str, Any]] = (),
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -82,18 +88,22 @@ class Optimizer(torch.optim.Optimizer):
         check_kind("rule", rule, UpdateRule)
         check_kind("rank_rule", rank_rule, RankRule)
         check_kind("integrator", integrator, Integrator)
+        check_kind("control", control, StepControl)
         self.layers = trainable_layers(model)
         self.rule = Adam() if rule is None else rule
         self.rank_rule = FixedRank() if rank_rule is None else rank_rule
         self.integrator = ParallelBUG() if integrator is None else integrator
+        self.control = Trust() if control is None else control
+        groups = list(groups)
         check_combination(self.rule, self.integrator)
+        check_control(self.control, {"max_step": max_step, "weight_decay": weight_decay}, groups)
         check_comparable(self.rank_rule, self.layers)
         self.steps = 0
         self.skipped = 0
         defaults = {
-            "lr": lr,
+            "lr": self.control.default_lr if lr is None else lr,
             "weight_decay": weight_decay,
-            "max_step": max_step,
+            "max_step": DEFAULT_MAX_STEP if max_step is None else max_step,
             "betas": (0.9, 0.999),
             "eps": 1e-8,
         }
@@ -138,7 +148,8 @@ class Optimizer(torch.optim.Optimizer):
         self._batches.clear()
         factors = {id(p) for _, layer in self.layers for p in (layer.U, layer.S, layer.V)}
         for group in self.param_groups:
-            adamw_([p for p in group["params"] if id(p) not in factors], self.state, group)
+            dense = [p for p in group["params"] if id(p) not in factors]
+            self.control.dense_step_(dense, self.state, group)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -165,7 +176,7 @@ class Optimizer(torch.optim.Optimizer):
         groups = self._groups_of(moving)
         if integrator.same_matrix:
             return [
-                advance(named, self.rule, integrator, self._batches, state, group)
+                advance(named, self.rule, self.control, integrator, self._batches, state, group)
                 for named, state, group in zip(moving, states, groups, strict=True)
             ]
         assert closure is not None
@@ -177,7 +188,7 @@ class Optimizer(torch.optim.Optimizer):
             return _all_finite(list(self._gradients()))
 
         layers = [layer for _, layer in moving]
-        return advance_together(layers, integrator, states, groups, evaluate)
+        return advance_together(layers, self.control, integrator, states, groups, evaluate)
 
     def _groups_of(self, layers: list[NamedLayer]) -> list[dict[str, Any]]:
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}

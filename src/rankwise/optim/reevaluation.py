@@ -15,12 +15,13 @@ from rankwise.numerics.factors import Factors
 from rankwise.numerics.retract import Spectrum
 from rankwise.numerics.tangent import Tangent, squared_norm
 from rankwise.optim.advance import decayed, tangent_gradient
-from rankwise.optim.trust import step_length
+from rankwise.optim.step_control import StepControl
 from rankwise.optim.update_rule import State
 
 
 def advance_together(
     layers: Sequence[Factored],
+    control: StepControl,
     integrator: Integrator,
     states: Sequence[State],
     groups: Sequence[dict[str, Any]],
@@ -34,7 +35,7 @@ def advance_together(
     starts = [layer.factors() for layer in layers]
     starts = [Factors(*(t.clone() for t in f)) for f in starts]
     lengths = [
-        step_length(
+        control.length(
             layer, squared_norm(tangent_gradient(layer)).sqrt(), state, group, relative=False
         )
         for layer, state, group in zip(layers, states, groups, strict=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rankwise.optim.adam import Adam
-from rankwise.optim.optimizer import DEFAULT_LR
 from rankwise.optim.spectral import Spectral
+from rankwise.optim.trust import DEFAULT_LR
 from rankwise.optim.update_rule import SGD, HeavyBall, UpdateRule
 
 RULES: dict[str, type[UpdateRule]] = {

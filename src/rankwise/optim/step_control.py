@@ -1,0 +1,45 @@
+"""What decides how long a step is, once its direction is known."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from rankwise.nn.base import frozen_weight
+from rankwise.nn.factored import Factored
+from rankwise.optim.update_rule import State
+
+
+class StepControl(ABC):
+    """Immutable and shared by all parameters; what it remembers of one is in its `state`."""
+
+    default_lr: ClassVar[float]
+    """`lr` where none is given."""
+
+    @abstractmethod
+    def length(
+        self, layer: Factored, norm: Tensor, state: State, group: dict[str, Any], *, relative: bool
+    ) -> Tensor | float:
+        """The factor of the direction of a factored layer; called once in a step.
+
+        Args:
+            norm: Frobenius norm of that direction, 0-dim.
+            group: the options of the optimizer that hold for the layer.
+            relative: whether the direction has no unit, see `UpdateRule`.
+        """
+
+    @abstractmethod
+    def dense_step_(
+        self, parameters: list[Tensor], state: dict[Tensor, State], group: dict[str, Any]
+    ) -> None:
+        """One Adam step for those dense `parameters` that have a gradient, in place."""
+
+
+def weight_norm(layer: Factored) -> float:
+    """`||W||_F` in units of `U S V^T`: of the frozen weight where it can be read.
+
+    Else that of a map (m, n) which preserves the variance of its input, `sqrt(m)`.
+    """
+    plain = None if layer.base is None else frozen_weight(layer.base)
+    norm = 0.0 if plain is None else float(plain[0].norm())
+    return (norm or layer.shape[0] ** 0.5) / abs(layer.scale)
