@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import lenet_task
 import torch
 from king_james import collate, king_james, passages, smollm2, validation_nll
-from methods import Setting, contend
+from methods import CONTROLS, Setting, contend
 from running import train
 from torch import Tensor
 
+from rankwise.optim.optimizer import Optimizer
 from rankwise.recipes.builtin import minilm_folder, movie_reviews
 from rankwise.recipes.classifier import (
     block_maps,
@@ -48,8 +49,11 @@ def reviews(setting: Setting, bfloat16: bool) -> dict[str, Any]:
     data = movie_reviews(setting.seed)
     model, tokenizer = pretrained_classifier(minilm_folder(), len(data.classes), setting.seed)
     contender = contend(setting, model.encoder, block_maps(model.encoder))
+    control = CONTROLS.get(setting.method)
     contender.optimizers.append(
-        torch.optim.AdamW(model.head.parameters(), lr=HEAD_LR, weight_decay=0.0)
+        Optimizer(model.head, control=control())
+        if control
+        else torch.optim.AdamW(model.head.parameters(), lr=HEAD_LR, weight_decay=0.0)
     )
 
     def batches() -> Iterator[dict[str, Tensor]]:

@@ -17,19 +17,22 @@ OPTIONS = {
     "save_training": "path model optimizer scheduler progress",
     "load_training": "path model optimizer scheduler",
     "export_lora": "model folder compact max_rank base_model_name task_type prefix",
-    "Optimizer": "model lr rule rank_rule integrator weight_decay max_step groups",
+    "Optimizer": "model lr rule rank_rule integrator control weight_decay max_step groups",
+    "LowRankConv2d": "factors kernel_size stride padding dilation bias",
     "LowRankLinear": "factors base bias scale",
     "FixedRank": "",
     "Tolerance": "every grow min_rank max_rank rest rtol keep",
+    "TailTolerance": "rtol order every min_rank max_rank",
     "Budget": "every grow min_rank max_rank rest parameters keep",
     "Adam": "betas power spectrum eps",
     "SGD": "",
     "HeavyBall": "momentum",
     "Spectral": "momentum",
+    "RateFree": "start",
 }
 FINETUNE = (
     "model data text_column label_column eval_data eval_fraction rank budget rtol fixed_rank rule "
-    "lr head_lr weight_decay batch_size steps max_length select scale seed output resume overwrite "
+    "lr head_lr rate_free weight_decay batch_size steps max_length select scale seed output resume overwrite "
     "save_every threads"
 )
 
@@ -64,7 +67,9 @@ def test_every_public_name_is_documented_and_names_each_option(name):
         assert option in text or option in inherited, f"{name} says nothing of `{option}`"
 
 
-@pytest.mark.parametrize("name", ["FixedRank", "Tolerance", "Budget", "Adam", "HeavyBall"])
+@pytest.mark.parametrize(
+    "name", ["FixedRank", "Tolerance", "TailTolerance", "Budget", "Adam", "HeavyBall", "RateFree"]
+)
 def test_rules_are_values_equal_by_their_options_and_immutable(name):
     rule = getattr(rw, name)
     keywords = {"parameters": 100} if name == "Budget" else {}

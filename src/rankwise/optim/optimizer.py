@@ -240,6 +240,7 @@ class Optimizer(torch.optim.Optimizer):
             "skipped": self.skipped,
             "rule": type(self.rule).__name__,
             "integrator": type(self.integrator).__name__,
+            "control": type(self.control).__name__,
         }
         return {**super().state_dict(), "rankwise": own}
 
@@ -250,11 +251,11 @@ class Optimizer(torch.optim.Optimizer):
             raise ValueError(
                 "`state_dict` is not from a rankwise.Optimizer: it has no 'rankwise' entry"
             )
-        for part in ("rule", "integrator"):
+        for part in ("rule", "integrator", "control"):
             name = type(getattr(self, part)).__name__
-            if own[part] != name:
+            if own.get(part) != name:
                 raise ValueError(
-                    f"`state_dict` is from an optimizer with {part} {own[part]}, this one has "
+                    f"`state_dict` is from an optimizer with {part} {own.get(part)}, this one has "
                     f"{name}"
                 )
         super().load_state_dict(state_dict)

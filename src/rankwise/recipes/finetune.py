@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rankwise.io.atomic import write_tensors, write_text
 from rankwise.io.checkpoint import FILE_NAME, save
 from rankwise.io.export_lora import LoraExport, export_lora
 from rankwise.optim.optimizer import Optimizer
+from rankwise.optim.rate_free import RateFree
 from rankwise.recipes.builtin import minilm_folder, movie_reviews
 from rankwise.recipes.classifier import (
     Pretrained,
@@ -164,13 +165,7 @@ def _dataset(options: FinetuneOptions) -> Dataset:
 
 def _run(options: FinetuneOptions, pretrained: Pretrained, data: Dataset) -> Run:
     model = pretrained.model
-    optimizer = Optimizer(
-        model,
-        lr=options.lr,
-        rule=options.update_rule(),
-        weight_decay=options.weight_decay,
-        groups=[{"params": "head", "lr": options.head_lr}],
-    )
+    optimizer = _optimizer(options, model)
     optimizer.rank_rule = chosen_rank_rule(options, optimizer.layers)
     text = json.dumps([data.classes, data.train, data.held_out])
     return Run(
@@ -181,6 +176,18 @@ def _run(options: FinetuneOptions, pretrained: Pretrained, data: Dataset) -> Run
         steps=options.steps,
         save_every=options.save_every,
         identity={"data": hashlib.sha256(text.encode()).hexdigest()},
+    )
+
+
+def _optimizer(options: FinetuneOptions, model: nn.Module) -> Optimizer:
+    if options.rate_free:
+        return Optimizer(model, rule=options.update_rule(), control=RateFree())
+    return Optimizer(
+        model,
+        lr=options.lr,
+        rule=options.update_rule(),
+        weight_decay=options.weight_decay,
+        groups=[{"params": "head", "lr": options.head_lr}],
     )
 
 
@@ -205,6 +212,7 @@ def _metrics(
         "options": options.to_json(),
         "rank_rule": repr(run.optimizer.rank_rule),
         "rule": repr(run.optimizer.rule),
+        "control": repr(run.optimizer.control),
         "versions": _versions(),
     }
 

@@ -15,6 +15,7 @@ RULES: dict[str, type[UpdateRule]] = {
     "heavy-ball": HeavyBall,
     "spectral": Spectral,
 }
+DEFAULT_HEAD_LR = 2e-3
 BUILTIN_LENGTH = 40
 FILE_LENGTH = 128
 
@@ -50,8 +51,10 @@ class FinetuneOptions:
     """Update rule of the adapters."""
     lr: float = DEFAULT_LR
     """Learning rate of the adapters: relative change of a weight in a step (sgd: a plain rate)."""
-    head_lr: float = 2e-3
+    head_lr: float = DEFAULT_HEAD_LR
     """Learning rate of the new head (AdamW)."""
+    rate_free: bool = False
+    """No learning rates: steps as long as the distance gone so far suggests."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     batch_size: int = 16
@@ -103,6 +106,11 @@ class FinetuneOptions:
         ]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are different rank rules; give one of them")
+        if self.rate_free:
+            for name, default in (("lr", DEFAULT_LR), ("head_lr", DEFAULT_HEAD_LR)):
+                value = getattr(self, name)
+                _require(value == default, name, "and --rate-free exclude each other", value)
+            _require(not self.weight_decay, "weight_decay", "needs a rate", self.weight_decay)
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a run and --overwrite discards it; give one")
         if self.data is None:

@@ -1,0 +1,201 @@
+"""Steps without a rate: the formula, what it does not depend on, and where it ends."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from cases import SPECTRA, close, factors, matrix
+from networks import adapter, batch, dense_of, train, two_layers
+from rankwise.integrators import BUG, AugmentedBUG
+from rankwise.nn import LowRankLinear
+from rankwise.numerics.factors import distance
+from rankwise.optim.adam import Adam
+from rankwise.optim.optimizer import Optimizer
+from rankwise.optim.rate_free import RateFree
+from rankwise.optim.spectral import Spectral
+from rankwise.optim.tolerance import Tolerance
+from rankwise.optim.update_rule import SGD, HeavyBall
+
+RULES = [SGD(), HeavyBall(), Adam(), Spectral()]
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("ranks", [(1, 3), (3, 3), (5, 2)])
+def test_the_distance_of_two_factorisations_is_that_of_the_matrices(ranks, spectrum, draw):
+    a, b = (factors(7, 5, SPECTRA[spectrum](r), draw) for r in ranks)
+    close(distance(a, b), (a.dense() - b.dense()).norm(), 1e-10)
+    close(distance(a, b), distance(b, a), 1e-12)
+    assert distance(a, a) < 1e-7
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_the_first_step_is_as_long_as_it_was_told(rule, draw):
+    """At full rank nothing is cut, so that the way of the weight is the step."""
+    layer = LowRankLinear(factors(6, 6, SPECTRA["generic"](6), draw))
+    before = layer.factors().dense().clone()
+    optimizer = Optimizer(layer, rule=rule, control=RateFree(start=0.01))
+    layer(torch.eye(6, dtype=torch.float64)).square().sum().backward()
+    optimizer.step()
+    way = (layer.factors().dense() - before).norm()
+    close(way, torch.tensor(0.01 * 6**0.5, dtype=torch.float64), 1e-10)
+
+
+def test_every_step_follows_the_formula(draw):
+    layer = LowRankLinear(factors(6, 6, SPECTRA["generic"](6), draw))
+    target = matrix(6, 6, SPECTRA["generic"](6), draw)
+    optimizer = Optimizer(layer, rule=SGD(), control=RateFree(start=0.01))
+    W0 = W = layer.factors().dense().clone()
+    farthest, squares = 0.01 * 6**0.5, 0.0
+    for _ in range(30):
+        optimizer.zero_grad()
+        (0.5 * (layer(torch.eye(6, dtype=torch.float64)).mT - target).square().sum()).backward()
+        optimizer.step()
+        G = W - target
+        farthest, squares = max(farthest, float((W - W0).norm())), squares + float(G.norm()) ** 2
+        W = W - farthest / squares**0.5 * G
+        close(layer.factors().dense(), W, 1e-7)
+
+
+@pytest.mark.parametrize("rule", RULES[:3], ids=repr)
+@pytest.mark.parametrize("size", [1e-3, 1e4])
+def test_the_size_of_the_loss_does_not_matter(rule, size):
+    """A flat direction (Spectral) leaves equal singular values, of which rounding chooses."""
+    ends = []
+    for factor in (1.0, size):
+        model = two_layers()
+        optimizer = Optimizer(model, rule=rule, control=RateFree())
+        # Adam's eps is absolute, so the head, which it would slow down, is left alone here.
+        model[4].requires_grad_(False)
+        for i in range(8):
+            x, y = batch(i)
+            optimizer.zero_grad()
+            (factor * (model(x) - y).square().mean()).backward()
+            optimizer.step()
+        ends.append(dense_of(model))
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("start", [1e-6, 1e-4, 1e-2, 0.5])
+def test_a_convex_problem_is_solved_from_any_assumed_distance(start, draw):
+    target = matrix(12, 9, torch.linspace(2, 1, 3, dtype=torch.float64), draw)
+    base = nn.Linear(9, 12, bias=False).double()
+    layer = adapter(12, 9, 3)
+    layer.base.load_state_dict(base.state_dict() | {"bias": torch.zeros(12)})
+    optimizer = Optimizer(layer, rule=SGD(), control=RateFree(start=start))
+    losses, eye = [], torch.eye(9, dtype=torch.float64)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = 0.5 * (layer(eye).mT - base(eye).mT.detach() - target).square().sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 1e-3 * losses[0]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_a_network_learns_with_every_rule(rule):
+    model = two_layers()
+    losses = train(model, Optimizer(model, rule=rule, control=RateFree()), 0, 300)
+    assert sum(losses[-30:]) < 0.8 * sum(losses[:30])
+
+
+@pytest.mark.parametrize("integrator", [AugmentedBUG(), BUG()], ids=repr)
+def test_integrators_of_several_points_take_steps_of_that_length(integrator):
+    model = two_layers()
+    optimizer = Optimizer(model, rule=SGD(), integrator=integrator, control=RateFree())
+    losses = []
+    for i in range(150):
+        x, y = batch(i)
+
+        def closure(x=x, y=y):
+            loss = (model(x) - y).square().mean()
+            loss.backward()
+            return loss.detach()
+
+        losses.append(float(optimizer.step(closure)))
+        optimizer.zero_grad()
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+
+
+def test_a_dense_parameter_takes_adams_direction_at_its_own_rate():
+    model = nn.Sequential(adapter(8, 6, 2), nn.Linear(8, 2, dtype=torch.float64))
+    weight = model[1].weight
+    optimizer = Optimizer(model, control=RateFree(start=0.01))
+    start = p = weight.detach().clone()
+    m = v = torch.zeros_like(p)
+    farthest, squares = 0.01 * float(p.norm()), 0.0
+    for t in range(1, 11):
+        x, y = batch(t)
+        optimizer.zero_grad()
+        (model(x) - y).square().mean().backward()
+        g = weight.grad.clone()
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g.square()
+        D = m / (1 - 0.9**t) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+        farthest = max(farthest, float((p - start).norm()))
+        squares += float(D.norm()) ** 2
+        p = p - farthest / squares**0.5 * D
+        close(weight.detach(), p, 1e-10)
+
+
+def test_lr_is_a_factor_for_schedules():
+    one, other = two_layers(), two_layers()
+    full, none = (Optimizer(m, control=RateFree()) for m in (one, other))
+    assert full.param_groups[0]["lr"] == 1.0
+    before = copy.deepcopy(other.state_dict())
+    for group in none.param_groups:
+        group["lr"] = 0.0
+    train(other, none, 0, 3)
+    for name, value in other.state_dict().items():
+        if not name.endswith((".U", ".V")):
+            close(value, before[name])
+
+
+def test_without_a_gradient_nothing_moves_and_nothing_breaks():
+    model = two_layers()
+    optimizer = Optimizer(model, control=RateFree())
+    before = dense_of(model)
+    x, _ = batch(0)
+    (0.0 * model(x)).sum().backward()
+    optimizer.step()
+    for a, b in zip(dense_of(model), before, strict=True):
+        close(a, b)
+    losses = train(model, optimizer, 1, 200)
+    assert sum(losses[-30:]) < 0.8 * sum(losses[:30])
+
+
+def test_it_goes_on_exactly_from_a_state_dict_with_ranks_that_change():
+    whole, parts = two_layers(), two_layers()
+    rule = Tolerance(rtol=0.2, every=5, grow=1)
+    train(whole, Optimizer(whole, rank_rule=rule, control=RateFree()), 0, 30)
+    first = Optimizer(parts, rank_rule=rule, control=RateFree())
+    train(parts, first, 0, 13)
+    model, state = copy.deepcopy(parts), copy.deepcopy(first.state_dict())
+    second = Optimizer(model, rank_rule=rule, control=RateFree())
+    second.load_state_dict(state)
+    train(model, second, 13, 30)
+    for a, b in zip(dense_of(whole), dense_of(model), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["max_step", "weight_decay"])
+def test_options_that_need_a_rate_are_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}=0.1` is for steps by a learning rate"):
+        Optimizer(two_layers(), control=RateFree(), **{name: 0.1})
+    group = {"params": "4", name: 0.1}
+    with pytest.raises(ValueError, match="leave it out"):
+        Optimizer(two_layers(), control=RateFree(), groups=[group])
+
+
+def test_what_makes_no_sense_is_refused():
+    for start in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"`RateFree\(start=...\)` must be in \(0, 1\)"):
+            RateFree(start)
+    with pytest.raises(TypeError, match=r"`Optimizer\(control=...\)` must be an instance"):
+        Optimizer(two_layers(), control=RateFree)
+    saved = Optimizer(two_layers(), control=RateFree()).state_dict()
+    with pytest.raises(ValueError, match="with control RateFree, this one has Trust"):
+        Optimizer(two_layers()).load_state_dict(saved)
