@@ -32,8 +32,8 @@ OPTIONS = {
 }
 FINETUNE = (
     "model data text_column label_column eval_data eval_fraction rank budget rtol fixed_rank rule "
-    "lr head_lr rate_free weight_decay batch_size steps max_length select scale seed output resume overwrite "
-    "save_every threads"
+    "lr head_lr rate_free weight_decay batch_size steps max_length select scale seed output resume "
+    "overwrite save_every threads"
 )
 
 
@@ -67,9 +67,10 @@ def test_every_public_name_is_documented_and_names_each_option(name):
         assert option in text or option in inherited, f"{name} says nothing of `{option}`"
 
 
-@pytest.mark.parametrize(
-    "name", ["FixedRank", "Tolerance", "TailTolerance", "Budget", "Adam", "HeavyBall", "RateFree"]
-)
+RULES = ["FixedRank", "Tolerance", "TailTolerance", "Budget", "Adam", "HeavyBall", "RateFree"]
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_rules_are_values_equal_by_their_options_and_immutable(name):
     rule = getattr(rw, name)
     keywords = {"parameters": 100} if name == "Budget" else {}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rankwise.optim.rank_rule import Tolerance
+from rankwise.optim.tolerance import Tolerance
 from rankwise.recipes import training
 from rankwise.recipes.classifier import encode, pretrained_classifier
 from rankwise.recipes.examples import Example
