@@ -28,7 +28,7 @@ OPTIONS = {
     "SGD": "",
     "HeavyBall": "momentum",
     "Spectral": "momentum",
-    "RateFree": "start",
+    "RateFree": "start growth dense_lr",
 }
 FINETUNE = (
     "model data text_column label_column eval_data eval_fraction rank budget rtol fixed_rank rule "

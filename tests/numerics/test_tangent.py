@@ -11,7 +11,7 @@ from cases import (
     factors,
     normal,
 )
-from rankwise.numerics.tangent import Tangent, inner, project, squared_norm
+from rankwise.numerics.tangent import Tangent, inner, inner_product, project, squared_norm
 
 
 @pytest.fixture(params=SHAPES_AND_RANKS, ids=str)
@@ -87,3 +87,10 @@ def test_a_gradient_in_the_normal_space_projects_to_zero(draw):
     G = normal(7, 5, draw=draw)
     G = G - dense_projection(f, G)
     close(squared_norm(project(f, G)), torch.zeros((), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_the_inner_product_with_a_factored_matrix_is_that_of_dense_ones(rank, draw):
+    f, W = factors(7, 5, SPECTRA["generic"](3), draw), factors(7, 5, SPECTRA["generic"](rank), draw)
+    xi = project(f, normal(7, 5, draw=draw))
+    close(inner_product(f, xi, W), (xi.dense(f) * W.dense()).sum())

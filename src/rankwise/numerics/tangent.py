@@ -57,6 +57,13 @@ def inner(a: Tangent, b: Tangent) -> Tensor:
     return (a.K * b.K).sum() + (a.L * b.L).sum() - (a.C * b.C).sum()
 
 
+def inner_product(f: Factors, xi: Tangent, W: Factors) -> Tensor:
+    """`<xi, W>` for `xi` tangent at `f` and any factored `W`, in O((m + n) r^2)."""
+    UU, VV = f.U.mT @ W.U, f.V.mT @ W.V
+    middle = (W.U.mT @ xi.K) @ VV + UU.mT @ (xi.L.mT @ W.V) - UU.mT @ xi.C @ VV
+    return (middle * W.S).sum()
+
+
 def squared_norm(xi: Tangent) -> Tensor:
     """`||xi||_F^2 = ||K||^2 + ||L||^2 - ||C||^2` in O((m + n) r)."""
     return inner(xi, xi).clamp_min(0.0)

@@ -39,17 +39,3 @@ def adamw_(
             eps=group["eps"],
             maximize=False,
         )
-
-
-def adam_direction(
-    gradient: Tensor, state: dict[str, Any], *, betas: tuple[float, float], eps: float
-) -> Tensor:
-    """`m / (sqrt(v) + eps)` with corrected moments: what AdamW multiplies with its rate."""
-    if "step" not in state:
-        state.update(
-            step=0, exp_avg=torch.zeros_like(gradient), exp_avg_sq=torch.zeros_like(gradient)
-        )
-    state["step"] += 1
-    m = state["exp_avg"].lerp_(gradient, 1 - betas[0]) / (1 - betas[0] ** state["step"])
-    v = state["exp_avg_sq"].lerp_(gradient.square(), 1 - betas[1])
-    return m / (v / (1 - betas[1] ** state["step"])).sqrt_().add_(eps)

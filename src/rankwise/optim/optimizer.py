@@ -44,8 +44,8 @@ class Optimizer(torch.optim.Optimizer):
         lr: learning rate, >= 0; works with the schedulers of `torch.optim.lr_scheduler`. For `Adam`
             and `Spectral` it is the relative change of a weight in one step (for gradients without
             noise), the same number for small and large models, 3e-3 by default; for `SGD` and
-            `HeavyBall` a plain rate. Dense parameters take it as AdamW's. With `RateFree` it is a
-            factor, 1 by default.
+            `HeavyBall` a plain rate. Dense parameters take it as AdamW's. With `RateFree` only its
+            course over time has an effect, not its size; 1 by default.
         rule: update rule of the factored layers.
         rank_rule: how ranks adapt.
         integrator: how a step is taken, one of `rankwise.integrators`. One that asks for more than
@@ -174,6 +174,9 @@ class Optimizer(torch.optim.Optimizer):
         """The ends of all layers' steps, not yet cut; None where a gradient is not finite."""
         states = [self.state[layer.U] for _, layer in moving]
         groups = self._groups_of(moving)
+        layers = [layer for _, layer in moving]
+        if layers:
+            self.control.prepare(layers, [tangent_gradient(layer) for layer in layers], states)
         if integrator.same_matrix:
             return [
                 advance(named, self.rule, self.control, integrator, self._batches, state, group)
@@ -187,7 +190,6 @@ class Optimizer(torch.optim.Optimizer):
                 closure()
             return _all_finite(list(self._gradients()))
 
-        layers = [layer for _, layer in moving]
         return advance_together(layers, self.control, integrator, states, groups, evaluate)
 
     def _groups_of(self, layers: list[NamedLayer]) -> list[dict[str, Any]]:

@@ -1,17 +1,26 @@
 """Steps without a learning rate: the distance gone so far over the directions so far.
 
-A good rate for `T` gradient steps is the distance from the start to the solution over the root of
-the sum of squared gradient norms. DoG (Ivgi, Hinder and Carmon, 2023) takes the farthest distance
-that it has been from its start in place of the one that nobody knows, and the sum so far:
+A good rate for `T` gradient steps is the distance from the start to a solution over the root of the
+sum of squared gradient norms. DoG (Ivgi, Hinder and Carmon, 2023) takes the farthest distance that
+it has been from its start in place of the one that nobody knows, and the sum so far. Here, for the
+layers l of a network and in units of their weights,
 
-    h_t = max(eps, max_{s <= t} ||W_s - W_0||) / sqrt(||D_1||^2 + ... + ||D_t||^2)
+    d_t = max_{s <= t} (mean_l ||W_l,s - W_l,0||^2 / ||W_l||^2)^(1/2)
+    h_l = w_t d_t ||W_l|| / (||D_l,1||^2 + ... + ||D_l,t||^2)^(1/2)
 
-The distance grows quickly while steps agree, and hardly when they only scatter. Here it is measured
-for each layer by itself (their L-DoG), on the manifold: `||U S V^T - U0 S0 V0^T||` costs a few thin
-products, and for an adapter that starts at zero it is `||S||`. `D` is the direction of the update
-rule, with momentum and preconditioned, instead of the gradient; a schedule multiplies `h` by `lr`.
+with the directions `D` of the update rule, and `w_t` the optimizer's `lr` over its peak so far: the
+course of a schedule matters, the size of `lr` does not. On the manifold all of it is free: the
+distance `||U S V^T - U0 S0 V0^T||` is that of thin products, for an adapter that starts at zero it
+is `||S||`.
+
+A direction with momentum goes on for some steps after it should have turned, and a distance that
+grows by half in each of them has then outgrown every sensible one. So `d` grows by no more than
+`growth` a step, and only while the gradient still points down the way from the start, all layers
+together: `sum_l <G_l, W_l - W_l,0> < 0`, the sign that Prodigy's estimate (Mishchenko and Defazio,
+2024) is made of.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,66 +29,98 @@ from torch import Tensor
 
 from rankwise.nn.factored import Factored
 from rankwise.numerics.factors import Factors, distance
-from rankwise.optim.dense import adam_direction
+from rankwise.numerics.tangent import Tangent, inner_product
+from rankwise.optim.dense import adamw_
 from rankwise.optim.step_control import StepControl, weight_norm
 from rankwise.optim.update_rule import State
 
 
 @dataclass(frozen=True)
 class RateFree(StepControl):
-    """Distance over gradients, layer by layer, in the norm of the manifold; `lr` is 1 by default.
+    """Distance over gradients on the manifold: neither a rate nor a warm-up to choose.
 
-    Give `lr` a warm-up and a decay to zero by a scheduler, as for any rate. Dense parameters take
-    Adam's direction at a rate of the same kind, each tensor its own. Weight decay has no rate to be
-    multiplied with and is refused.
+    Let `lr` decay to zero by a scheduler, as for any rate; its size has no effect. Weight decay and
+    `max_step` are made for rates and are refused.
 
     Args:
-        start: distance that is assumed at first, relative to the norm of the weight, in (0, 1).
-            What it is hardly matters: it is outgrown within a few steps.
+        start: distance that is assumed at first, relative to the norm of the weights, in (0, 1). A
+            small one costs some steps until it is outgrown, a large one may be too far.
+        growth: by which part the distance may grow in one step, > 0.
+        dense_lr: rate of AdamW for dense parameters (biases, a new head), which have a usual one.
     """
 
     start: float = 1e-3
+    growth: float = 0.1
+    dense_lr: float = 3e-3
 
     default_lr: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.start < 1.0:
             raise ValueError(f"`RateFree(start=...)` must be in (0, 1), got {self.start}")
+        if not self.growth > 0.0:
+            raise ValueError(f"`RateFree(growth=...)` must be positive, got {self.growth}")
+        if not 0.0 <= self.dense_lr < float("inf"):
+            raise ValueError(
+                f"`RateFree(dense_lr=...)` must be finite and not negative, got {self.dense_lr}"
+            )
+
+    def prepare(
+        self,
+        layers: Sequence[Factored],
+        gradients: Sequence[Tangent],
+        states: Sequence[State],
+    ) -> None:
+        ways = []
+        for layer, gradient, state in zip(layers, gradients, states, strict=True):
+            if "origin" not in state:
+                self._begin(layer, state)
+            ways.append(_way(layer.factors(), gradient, state))
+        before = torch.stack([state["farthest"].to(ways[0].device) for state in states]).amax()
+        squares, along = torch.stack([way.to(ways[0].device) for way in ways]).unbind(1)
+        gone = squares.mean().sqrt().clamp(before, before * (1 + self.growth))
+        farthest = torch.where(along.sum() < 0, gone, before)
+        for state in states:
+            state["farthest"] = farthest.to(state["farthest"].device)
 
     def length(
-        self, layer: Factored, norm: Tensor, state: State, group: dict[str, Any], *, relative: bool
+        self,
+        layer: Factored,
+        norm: Tensor,
+        state: State,
+        group: dict[str, Any],
+        *,
+        relative: bool,
     ) -> Tensor | float:
-        f = layer.factors()
-        if "origin" not in state:
-            # There is nothing to keep of an adapter that starts at zero.
-            state["origin"] = tuple(t.clone() for t in f) if bool(f.S.any()) else ()
-            self._begin(state, norm, weight_norm(layer))
-        origin = state["origin"]
-        gone = distance(f, Factors(*origin)) if origin else torch.linalg.vector_norm(f.S)
-        return group["lr"] * _distance_over_norms(state, gone, norm)
+        state["squares"] = state["squares"] + norm.square()
+        root = state["squares"].clamp_min(torch.finfo(norm.dtype).tiny).sqrt()
+        return state["farthest"] * (state["size"] * _course(group)) / root
 
     def dense_step_(
         self, parameters: list[Tensor], state: dict[Tensor, State], group: dict[str, Any]
     ) -> None:
-        for p in parameters:
-            if p.grad is None:
-                continue
-            own = state[p]
-            D = adam_direction(p.grad, own, betas=group["betas"], eps=group["eps"])
-            norm = torch.linalg.vector_norm(D)
-            if "origin" not in own:
-                own["origin"] = p.clone()
-                self._begin(own, norm, float(p.norm()) or p.numel() ** 0.5)
-            gone = torch.linalg.vector_norm(p - own["origin"])
-            p.sub_(D * (group["lr"] * _distance_over_norms(own, gone, norm)))
+        adamw_(parameters, state, {**group, "lr": self.dense_lr * _course(group)})
 
-    def _begin(self, state: State, norm: Tensor, size: float) -> None:
-        state["farthest"] = torch.full_like(norm, self.start * size)
-        state["squares"] = torch.zeros_like(norm)
+    def _begin(self, layer: Factored, state: State) -> None:
+        f = layer.factors()
+        # There is nothing to keep of an adapter that starts at zero.
+        state["origin"] = tuple(t.clone() for t in f) if bool(f.S.any()) else ()
+        state["size"] = weight_norm(layer)
+        state["farthest"] = f.S.new_full((), self.start)
+        state["squares"] = f.S.new_zeros(())
 
 
-def _distance_over_norms(state: State, gone: Tensor, norm: Tensor) -> Tensor:
-    state["farthest"] = torch.maximum(state["farthest"], gone.to(norm.dtype))
-    state["squares"] = state["squares"] + norm.square()
-    tiny = torch.finfo(norm.dtype).tiny
-    return state["farthest"] / state["squares"].clamp_min(tiny).sqrt()
+def _way(f: Factors, gradient: Tangent, state: State) -> Tensor:
+    """`||W - W0||^2 / ||W||^2` and `<G, W - W0>`, (2,)."""
+    along = (gradient.C * f.S).sum()
+    if not state["origin"]:
+        return torch.stack([(f.S / state["size"]).square().sum(), along])
+    origin = Factors(*state["origin"])
+    square = (distance(f, origin) / state["size"]).square()
+    return torch.stack([square, along - inner_product(f, gradient, origin)])
+
+
+def _course(group: dict[str, Any]) -> float:
+    """The learning rate over its peak so far."""
+    peak = float(group["peak_lr"])
+    return float(group["lr"]) / peak if peak > 0.0 else 0.0

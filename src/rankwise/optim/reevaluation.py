@@ -34,11 +34,10 @@ def advance_together(
     """
     starts = [layer.factors() for layer in layers]
     starts = [Factors(*(t.clone() for t in f)) for f in starts]
+    gradients = [tangent_gradient(layer) for layer in layers]
     lengths = [
-        control.length(
-            layer, squared_norm(tangent_gradient(layer)).sqrt(), state, group, relative=False
-        )
-        for layer, state, group in zip(layers, states, groups, strict=True)
+        control.length(layer, squared_norm(xi).sqrt(), state, group, relative=False)
+        for layer, xi, state, group in zip(layers, gradients, states, groups, strict=True)
     ]
     stages = [integrator.stages(decayed(f, group)) for f, group in zip(starts, groups, strict=True)]
     for stage in stages:

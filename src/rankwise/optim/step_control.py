@@ -1,12 +1,14 @@
 """What decides how long a step is, once its direction is known."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from rankwise.nn.base import frozen_weight
 from rankwise.nn.factored import Factored
+from rankwise.numerics.tangent import Tangent
 from rankwise.optim.update_rule import State
 
 
@@ -16,14 +18,29 @@ class StepControl(ABC):
     default_lr: ClassVar[float]
     """`lr` where none is given."""
 
+    def prepare(
+        self,
+        layers: Sequence[Factored],
+        gradients: Sequence[Tangent],
+        states: Sequence[State],
+    ) -> None:
+        """Look at all layers that are about to move, once in a step, before any `length`."""
+        return
+
     @abstractmethod
     def length(
-        self, layer: Factored, norm: Tensor, state: State, group: dict[str, Any], *, relative: bool
+        self,
+        layer: Factored,
+        norm: Tensor,
+        state: State,
+        group: dict[str, Any],
+        *,
+        relative: bool,
     ) -> Tensor | float:
-        """The factor of the direction of a factored layer; called once in a step.
+        """The factor of the direction of a factored layer, once in a step.
 
         Args:
-            norm: Frobenius norm of that direction, 0-dim.
+            norm: Frobenius norm of the direction, 0-dim.
             group: the options of the optimizer that hold for the layer.
             relative: whether the direction has no unit, see `UpdateRule`.
         """
@@ -32,7 +49,7 @@ class StepControl(ABC):
     def dense_step_(
         self, parameters: list[Tensor], state: dict[Tensor, State], group: dict[str, Any]
     ) -> None:
-        """One Adam step for those dense `parameters` that have a gradient, in place."""
+        """One AdamW step for those dense `parameters` that have a gradient, in place."""
 
 
 def weight_norm(layer: Factored) -> float:

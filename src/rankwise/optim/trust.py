@@ -30,7 +30,13 @@ class Trust(StepControl):
     default_lr: ClassVar[float] = DEFAULT_LR
 
     def length(
-        self, layer: Factored, norm: Tensor, state: State, group: dict[str, Any], *, relative: bool
+        self,
+        layer: Factored,
+        norm: Tensor,
+        state: State,
+        group: dict[str, Any],
+        *,
+        relative: bool,
     ) -> Tensor | float:
         # No host synchronisation after the first step.
         lr, peak, max_step = group["lr"], group["peak_lr"], group["max_step"]
