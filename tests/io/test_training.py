@@ -15,10 +15,13 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, MultiStepLR, S
 
 from rankwise.io.training import load_training, save_training
 from rankwise.io.tree import flatten, unflatten
+from rankwise.nn import LowRankConv2d, LowRankLinear
+from rankwise.numerics.init import variance_preserving
 from rankwise.optim.adam import Adam
 from rankwise.optim.budget import Budget
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rank_rule import FixedRank
+from rankwise.optim.rate_free import RateFree
 from rankwise.optim.spectral import Spectral
 from rankwise.optim.tolerance import Tolerance
 from rankwise.optim.update_rule import SGD, HeavyBall
@@ -114,6 +117,44 @@ def test_every_update_rule_resumes_exactly_in_a_fresh_model(tmp_path, rule):
     fresh = parts(rank_rule, rule)
     load_training(path, model=fresh[0], optimizer=fresh[1], scheduler=fresh[2])
     assert run(*fresh, 6) == expected
+
+
+def scratch(control):
+    """Low rank as a whole, with a convolution, ranks by a budget."""
+    draw, like = torch.Generator().manual_seed(0), torch.empty(0)
+    kernel = variance_preserving(6, 9, 3, generator=draw, like=like)
+    weight = variance_preserving(5, 24, 4, generator=draw, like=like)
+    model = nn.Sequential(
+        LowRankConv2d(kernel, 3, bias=torch.zeros(6)),
+        nn.Tanh(),
+        nn.Flatten(),
+        LowRankLinear(weight),
+    )
+    rule = Budget(parameters=100, every=4)
+    return model, Optimizer(model, rank_rule=rule, control=control)
+
+
+@pytest.mark.parametrize("control", [None, RateFree()], ids=repr)
+def test_a_network_of_low_rank_as_a_whole_resumes_exactly(tmp_path, control):
+    def steps(model, optimizer, first, last):
+        for i in range(first, last):
+            draw = torch.Generator().manual_seed(i)
+            x = torch.randn(8, 1, 4, 4, generator=draw)
+            (model(x) - x.flatten(1)[:, :5]).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole, optimizer = scratch(control)
+    steps(whole, optimizer, 0, 20)
+    part, optimizer = scratch(control)
+    steps(part, optimizer, 0, 9)
+    path = tmp_path / "state.safetensors"
+    save_training(path, model=part, optimizer=optimizer, progress={"step": 9})
+    resumed, optimizer = scratch(control)
+    load_training(path, model=resumed, optimizer=optimizer)
+    steps(resumed, optimizer, 9, 20)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def saved(tmp_path, **options):

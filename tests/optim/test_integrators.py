@@ -17,21 +17,28 @@ from rankwise.integrators.coefficients import BasisEvery, Coefficients
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.integrators.projector_splitting import ProjectorSplitting
 from rankwise.integrators.reevaluated import Reevaluated
-from rankwise.nn import LowRankLinear
+from rankwise.nn import LowRankConv2d, LowRankLinear
 from rankwise.numerics.factors import orthonormality_defect
+from rankwise.numerics.init import variance_preserving
 from rankwise.optim.adam import Adam
 from rankwise.optim.budget import Budget
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rank_rule import FixedRank
 from rankwise.optim.spectral import Spectral
-from rankwise.optim.tolerance import Tolerance
+from rankwise.optim.tolerance import TailTolerance, Tolerance
 from rankwise.optim.update_rule import SGD, HeavyBall
 
 INF = float("inf")
 ONE_BACKWARD = [ParallelBUG(), CheckedBUG(), AugmentedBUG(), AugmentedPSI(), Coefficients()]
 SEVERAL = [ProjectorSplitting(), BUG(), Reevaluated(AugmentedBUG())]
 RULES = [SGD(), HeavyBall(), Adam(), Spectral()]
-RANK_RULES = [FixedRank(), Tolerance(every=4, grow=2), Budget(parameters=60, every=4, grow=2)]
+RANK_RULES = [
+    FixedRank(),
+    Tolerance(every=4, grow=2),
+    Budget(parameters=60, every=4, grow=2),
+    TailTolerance(0.2, every=4, max_rank=4),
+    TailTolerance(0.2, order=2.0),
+]
 
 
 def train_by_closure(model: nn.Module, optimizer: Optimizer, first: int, last: int) -> list[float]:
@@ -223,6 +230,68 @@ def test_basis_every_refuses_what_makes_no_sense(wrong):
         BasisEvery(ParallelBUG(), **wrong)
     with pytest.raises(TypeError, match="must be an integrator"):
         BasisEvery(ParallelBUG)
+
+
+class Images(nn.Sequential):
+    """A low-rank convolution with stride and padding, then a low-rank map; nothing is frozen."""
+
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(0)
+        like = torch.empty(0, dtype=torch.float64)
+        kernel = variance_preserving(5, 8, 2, generator=draw, like=like)
+        weight = variance_preserving(4, 20, 2, generator=draw, like=like)
+        super().__init__(
+            LowRankConv2d(kernel, 2, stride=2, padding=1, bias=torch.zeros(5, dtype=torch.float64)),
+            nn.Tanh(),
+            nn.Flatten(),
+            LowRankLinear(weight),
+        )
+
+
+def learn_images(model: nn.Module, optimizer: Optimizer, steps: int) -> list[float]:
+    losses = []
+    for i in range(steps):
+        draw = torch.Generator().manual_seed(i)
+        x = torch.randn(16, 2, 2, 2, generator=draw, dtype=torch.float64)
+        y = x.flatten(1)[:, :4]
+
+        def closure(x=x, y=y):
+            loss = (model(x) - y).square().mean()
+            loss.backward()
+            return loss.detach()
+
+        optimizer.zero_grad()
+        losses.append(float(optimizer.step(closure)))
+    return losses
+
+
+@pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI(), CheckedBUG(1e-6)], ids=repr)
+def test_patches_of_a_convolution_are_rows_like_any_other(integrator):
+    one, other = Images(), Images()
+    options = {"lr": 3e-2, "rule": SGD(), "max_step": INF}
+    learn_images(one, Optimizer(one, integrator=integrator, **options), 10)
+    learn_images(other, Optimizer(other, integrator=Reevaluated(integrator), **options), 10)
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert a.shape == b.shape
+    for k in (0, 3):
+        torch.testing.assert_close(
+            one[k].factors().dense(), other[k].factors().dense(), rtol=1e-10, atol=1e-10
+        )
+
+
+def test_from_scratch_a_budget_is_kept_and_the_network_learns():
+    model = Images()
+    optimizer = Optimizer(model, lr=0.05, max_step=0.02, rank_rule=Budget(parameters=70, every=10))
+    losses = learn_images(model, optimizer, 300)
+    assert sum(losses[-30:]) < 0.9 * sum(losses[:30])
+    assert sum(layer.rank * (sum(layer.shape) + 1) for _, layer in optimizer.layers) <= 70
+
+
+def test_a_budget_does_not_compare_adapters_with_whole_weights():
+    mixed = nn.Sequential(two_layers(), Images())
+    with pytest.raises(ValueError, match="cannot compare adapters with layers that are low rank"):
+        Optimizer(mixed, rank_rule=Budget(parameters=60))
+    Optimizer(mixed, rank_rule=Tolerance())
 
 
 class Shared(nn.Module):

@@ -41,6 +41,14 @@ def test_a_package_that_does_not_exist_is_an_error_that_says_what_to_do(monkeypa
         archive_of(Package("rankwise-no-such-package", "9.9", "0" * 64, kind="wheel"))
 
 
+def test_a_package_of_npm_without_npm_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="no command `npm` here: install Node.js"):
+        archive_of(Package("thing", "1.0", "0" * 64, kind="npm"))
+    assert not list((tmp_path / "packages").iterdir())
+
+
 def test_the_movie_reviews_are_shuffled_and_balanced():
     try:
         data = movie_reviews(seed=0)

@@ -9,9 +9,12 @@ layers l of a network and in units of their weights,
     h_l = w_t d_t ||W_l|| / (||D_l,1||^2 + ... + ||D_l,t||^2)^(1/2)
 
 with the directions `D` of the update rule, and `w_t` the optimizer's `lr` over its peak so far: the
-course of a schedule matters, the size of `lr` does not. On the manifold all of it is free: the
-distance `||U S V^T - U0 S0 V0^T||` is that of thin products, for an adapter that starts at zero it
-is `||S||`.
+course of a schedule matters, the size of `lr` does not. On the manifold the distance costs a few
+thin products; for an adapter that starts at zero it is `||S||`.
+
+Directions without a unit (Adam, Spectral) are divided already by what gradients have been. Of them
+the sum is `t max(||D_t||, SMALL)^2`: a step is `d_t / sqrt(t)` long, or shorter where the direction
+is, for then noise has left little of it.
 
 A direction with momentum goes on for some steps after it should have turned, and a distance that
 grows by half in each of them has then outgrown every sensible one. So `d` grows by no more than
@@ -33,6 +36,8 @@ from rankwise.numerics.tangent import Tangent, inner_product
 from rankwise.optim.dense import adamw_
 from rankwise.optim.step_control import StepControl, weight_norm
 from rankwise.optim.update_rule import State
+
+SMALL = 0.5
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,12 @@ class RateFree(StepControl):
         *,
         relative: bool,
     ) -> Tensor | float:
-        state["squares"] = state["squares"] + norm.square()
-        root = state["squares"].clamp_min(torch.finfo(norm.dtype).tiny).sqrt()
+        state["steps"] += 1
+        if relative:
+            root = norm.clamp_min(SMALL) * state["steps"] ** 0.5
+        else:
+            state["squares"] = state["squares"] + norm.square()
+            root = state["squares"].clamp_min(torch.finfo(norm.dtype).tiny).sqrt()
         return state["farthest"] * (state["size"] * _course(group)) / root
 
     def dense_step_(
@@ -108,6 +117,7 @@ class RateFree(StepControl):
         state["size"] = weight_norm(layer)
         state["farthest"] = f.S.new_full((), self.start)
         state["squares"] = f.S.new_zeros(())
+        state["steps"] = 0
 
 
 def _way(f: Factors, gradient: Tangent, state: State) -> Tensor:
