@@ -21,6 +21,7 @@ from rankwise.nn import LowRankConv2d, LowRankLinear
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.init import variance_preserving
 from rankwise.optim.adam import Adam
+from rankwise.optim.batches import common_factor
 from rankwise.optim.budget import Budget
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rank_rule import FixedRank
@@ -145,6 +146,28 @@ def test_a_gradient_that_is_not_that_of_the_batches_is_refused():
     layer.U.grad.add_(torch.ones_like(layer.U.grad))
     with pytest.raises(ValueError, match="not that of its last backward passes"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15])
+def test_gradients_of_any_size_are_recognised(size):
+    model = two_layers(torch.float32)
+    optimizer = Optimizer(model, integrator=AugmentedBUG())
+    x, y = batch(0, torch.float32)
+    (size * (model(x) - y).square().mean()).backward()
+    optimizer.step()
+    assert (optimizer.steps, optimizer.skipped) == (1, 0)
+    for p in model.parameters():
+        assert bool(p.isfinite().all())
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_a_common_factor_is_found_whatever_its_size(scale, draw):
+    a = torch.randn(5, 3, generator=draw)
+    factor, defect = common_factor(a, scale * a)
+    assert float(factor) == pytest.approx(scale, rel=1e-5)
+    assert defect < 1e-5
+    assert common_factor(a, torch.randn(5, 3, generator=draw))[1] > 0.5
+    assert common_factor(a, torch.zeros(5, 3)) == (0.0, 0.0)
 
 
 def test_what_needs_a_closure_says_so():

@@ -8,7 +8,13 @@ from torch import nn
 
 from cases import SPECTRA, close, factors, matrix
 from networks import adapter, batch, dense_of, train, two_layers
-from rankwise.integrators import BUG, AugmentedBUG
+from rankwise.integrators import (
+    BUG,
+    AugmentedBUG,
+    AugmentedPSI,
+    CheckedBUG,
+    ProjectorSplitting,
+)
 from rankwise.nn import LowRankLinear
 from rankwise.numerics.factors import distance
 from rankwise.optim.adam import Adam
@@ -140,7 +146,10 @@ def test_a_network_learns_with_every_rule(rule):
     assert sum(losses[-30:]) < 0.8 * sum(losses[:30])
 
 
-@pytest.mark.parametrize("integrator", [AugmentedBUG(), BUG()], ids=repr)
+INTEGRATORS = [AugmentedBUG(), AugmentedPSI(), CheckedBUG(1e-9), BUG(), ProjectorSplitting()]
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS, ids=repr)
 def test_integrators_of_several_points_take_steps_of_that_length(integrator):
     model = two_layers()
     optimizer = Optimizer(model, rule=SGD(), integrator=integrator, control=RateFree())
@@ -156,6 +165,7 @@ def test_integrators_of_several_points_take_steps_of_that_length(integrator):
         losses.append(float(optimizer.step(closure)))
         optimizer.zero_grad()
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+    assert {optimizer.state[layer.U]["steps"] for _, layer in optimizer.layers} == {150}
 
 
 def test_dense_parameters_take_adamws_step_at_their_usual_rate():

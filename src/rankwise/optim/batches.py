@@ -60,8 +60,7 @@ class Batches:
         found = projected(point, x, dy)
         # The bases of `point` hold those of the layer, so this is `G V` as the batches have it.
         own = found.K @ (point.V.mT @ f.V)
-        factor = (known.K * own).sum() / own.square().sum().clamp_min(torch.finfo(own.dtype).tiny)
-        defect = (known.K - factor * own).norm() / known.K.norm().clamp_min(1e-30)
+        factor, defect = common_factor(own, known.K)
         if defect > MAX_DEFECT:
             raise ValueError(
                 f"the gradient of layer {name!r} is not that of its last backward passes (they "
@@ -71,6 +70,17 @@ class Batches:
                 "only by a common factor."
             )
         return Tangent(*(factor * t for t in found))
+
+
+def common_factor(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The `c` for which `c a` is nearest to `b`, and `||b - c a|| / ||b||`; 0-dim tensors."""
+    tiny = torch.finfo(a.dtype).tiny
+    # Largest entries one, so that no square under- or overflows, whatever the size of a gradient.
+    sizes = [torch.linalg.vector_norm(t, float("inf")).clamp_min(tiny) for t in (a, b)]
+    x, y = a / sizes[0], b / sizes[1]
+    c = (x * y).sum() / x.square().sum().clamp_min(tiny)
+    defect = (y - c * x).norm() / y.norm().clamp_min(tiny)
+    return c * (sizes[1] / sizes[0]), defect
 
 
 def projected(point: Factors, x: Tensor, dy: Tensor) -> Tangent:
