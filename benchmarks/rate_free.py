@@ -18,7 +18,7 @@ from tables import spread, table
 
 RATES = {
     "reviews": (1e-3, 3e-3, 1e-2),
-    "language": (3e-3, 1e-2),
+    "language": (3e-3,),
     "lenet": (0.02, 0.04, 0.08, 0.16),
 }
 STEPS = {"reviews": 150, "language": 50, "lenet": 2 * EPOCH}
