@@ -66,9 +66,9 @@ def start(setting: Setting, options: dict[str, Any]) -> tuple[nn.Module, Contend
             dense = dense_lenet(setting.seed)
             return dense, adamw(dense, setting.lr, lambda: DENSE_WEIGHTS), {}
         case "two factors" | "SVD":
-            dense = dense_lenet(setting.seed)
             low_rank = low_rank_lenet(options["ranks"], setting.seed)
             if setting.method == "SVD":
+                dense = dense_lenet(setting.seed)
                 dense.load_state_dict(load_file(options["file"]))
                 low_rank = truncated_lenet(dense, options["ranks"])
             model = two_factors(low_rank)

@@ -10,8 +10,9 @@ from torch import nn
 
 from rankwise.io.atomic import replacing, write_tensors, write_text
 from rankwise.io.checkpoint import load, save
+from rankwise.nn import LowRankConv2d, LowRankLinear
 from rankwise.numerics.factors import Factors
-from rankwise.numerics.init import truncated_svd
+from rankwise.numerics.init import truncated_svd, variance_preserving
 from rankwise.surgery.adapt import adapt_
 from rankwise.surgery.layers import factored_layers
 from rankwise.surgery.merge import merge_
@@ -349,3 +350,15 @@ def test_rank_deficient_and_zero_cores_are_kept(tmp_path):
     load(fresh, tmp_path)
     assert fresh[0].rank == 2
     assert torch.equal(fresh[0].U, layer.U)
+
+
+def test_a_kernel_of_another_form_is_refused(tmp_path):
+    like = torch.empty(0)
+    f = variance_preserving(4, 18, 2, generator=torch.Generator().manual_seed(0), like=like)
+    square, flat = (nn.Sequential(LowRankConv2d(f, size)) for size in (3, (1, 9)))
+    path = save(square, tmp_path)
+    load(nn.Sequential(LowRankConv2d(f, 3)), tmp_path)
+    with pytest.raises(ValueError, match=r"kernel size \(3, 3\), the model has \(1, 9\)"):
+        load(flat, tmp_path)
+    with pytest.raises(ValueError, match="the model has None"):
+        load(nn.Sequential(LowRankLinear(f)), path)

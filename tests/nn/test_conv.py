@@ -6,7 +6,6 @@ from torch.nn.functional import conv2d
 
 from cases import SPECTRA, close, factors, normal
 from rankwise.nn import LowRankConv2d
-from rankwise.numerics.factors import Factors
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rank_rule import FixedRank
 from rankwise.optim.update_rule import SGD
@@ -105,13 +104,21 @@ def test_under_autocast_it_computes_in_bfloat16_and_keeps_its_parameters(draw):
     assert {p.grad.dtype for p in layer.parameters()} == {torch.float32}
 
 
-def test_a_rank_that_changed_since_the_forward_pass_is_an_error(draw):
-    layer = make({"kernel_size": 3}, draw)
-    y = layer(normal(1, CHANNELS, 5, 5, draw=draw))
-    f = layer.factors()
-    layer.set_factors_(Factors(f.U[:, :1], f.S[:1, :1], f.V[:, :1]))
-    with pytest.raises(RuntimeError, match="rank changed from 2 to 1"):
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("before, after", [(3, 1), (1, 3)])
+def test_a_rank_that_changed_since_the_forward_pass_is_an_error(before, after, autocast, draw):
+    layer = make({"kernel_size": 3}, draw, rank=before).float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = layer(normal(1, CHANNELS, 5, 5, draw=draw).float())
+    layer.set_factors_(make({"kernel_size": 3}, draw, rank=after).float().factors())
+    with pytest.raises(RuntimeError, match=f"rank changed from {before} to {after}"):
         y.sum().backward()
+
+
+def test_integer_images_are_refused(draw):
+    layer = make({"kernel_size": 3}, draw).float()
+    with pytest.raises(TypeError, match=r"got torch.uint8; write `x.float\(\)`"):
+        layer(torch.zeros(1, CHANNELS, 5, 5, dtype=torch.uint8))
 
 
 def test_what_does_not_fit_is_refused(draw):
@@ -120,8 +127,9 @@ def test_what_does_not_fit_is_refused(draw):
         LowRankConv2d(f, 3)
     with pytest.raises(ValueError, match="`stride` must be at least 1, got 0"):
         LowRankConv2d(f, 1, stride=0)
-    with pytest.raises(TypeError, match="`kernel_size` must be an int or two of them"):
-        LowRankConv2d(f, (1, 2, 1))
+    for wrong in ((1, 2, 1), 3.0, None, "same", (True, 1)):
+        with pytest.raises(TypeError, match="`kernel_size` must be an int or two of them"):
+            LowRankConv2d(f, wrong)
     layer = make({"kernel_size": 3}, draw)
     with pytest.raises(ValueError, match=r"must be \(batch, 3, height, width\)"):
         layer(normal(1, 4, 5, 5, draw=draw))

@@ -25,6 +25,7 @@ class StoredLayer(NamedTuple):
     factors: Factors
     scale: float
     has_base: bool
+    kernel_size: tuple[int, ...] | None
 
 
 class Stored(NamedTuple):
@@ -50,6 +51,7 @@ def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]
             "scale": layer.scale,
             "shape": list(layer.shape),
             "base": layer.base is not None,
+            **({} if layer.kernel_size is None else {"kernel_size": list(layer.kernel_size)}),
         }
         for name, layer in layers.items()
     }
@@ -89,6 +91,11 @@ def check_fits(model: nn.Module, state: Stored) -> None:
             )
         if new.has_base != (layer.base is not None):
             raise ValueError(f"{path}: layer {name!r} has a base in only one of file and model")
+        if new.kernel_size != layer.kernel_size:
+            raise ValueError(
+                f"{path}: layer {name!r} was saved with kernel size {new.kernel_size}, the model "
+                f"has {layer.kernel_size}"
+            )
         if layer.merged:
             raise ValueError(f"layer {name!r} is merged; call `unmerge_(model)` before loading")
     trained = set(dense_trained(model))
@@ -191,7 +198,17 @@ def _layer(path: Path, name: str, entry: Any, tensors: Mapping[str, Tensor]) -> 
                 f"{path}: the columns of {join(name, letter)!r} are not orthonormal "
                 f"(max |Q^T Q - I| = {defect:.1e})"
             )
-    return StoredLayer(factors, float(scale), bool(entry.get("base", True)))
+    kernel = entry.get("kernel_size")
+    if kernel is not None and (
+        not isinstance(kernel, list) or [type(k) for k in kernel] != [int, int]
+    ):
+        raise ValueError(f"{path}: layer {name!r} has kernel size {kernel!r}, expected two numbers")
+    return StoredLayer(
+        factors,
+        float(scale),
+        bool(entry.get("base", True)),
+        None if kernel is None else tuple(kernel),
+    )
 
 
 def _check_shape(path: Path, name: str, got: Any, wanted: tuple[int, int]) -> None:

@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d, unfold
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from rankwise.nn.factored import Factored
-from rankwise.nn.function import check_rank_kept
+from rankwise.nn.function import check_floating, check_rank_kept
 from rankwise.numerics.factors import Factors
 
 Pair = tuple[int, int]
@@ -60,7 +60,7 @@ class LowRankConv2d(Factored):
             _pair("padding", padding, 0),
             _pair("dilation", dilation, 1),
         )
-        kh, kw = self.geometry.kernel_size
+        self.kernel_size = kh, kw = self.geometry.kernel_size
         if self.shape[1] % (kh * kw):
             raise ValueError(
                 f"`V` must have in_channels * {kh} * {kw} rows for a kernel of {kh} x {kw}, got "
@@ -89,6 +89,7 @@ class LowRankConv2d(Factored):
                 f"the input must be (batch, {self.in_channels}, height, width) or without the "
                 f"batch, got {tuple(x.shape)}"
             )
+        check_floating(x)
         y = low_rank_convolution(
             x if x.ndim == 4 else x[None], self.U, self.S, self.V, self.bias, self.geometry
         )
@@ -118,6 +119,7 @@ class LowRankConvolution(Function):
     def forward(
         x: Tensor, U: Tensor, S: Tensor, V: Tensor, bias: Tensor | None, geometry: Geometry
     ) -> tuple[Tensor, Tensor]:
+        U, S, V = (t.to(x.dtype) for t in (U, S, V))
         a = conv2d(x, _kernels(V, x.shape[1], geometry), None, *geometry[1:])
         return conv2d(a, (U @ S)[:, :, None, None], bias), a
 
@@ -132,6 +134,7 @@ class LowRankConvolution(Function):
         x, a, U, S, V = ctx.saved_tensors
         check_rank_kept(a.shape[1], S.shape[0])
         needs, geometry = ctx.needs_input_grad, ctx.geometry
+        U, S, V = (t.to(dy.dtype) for t in (U, S, V))
         h = conv2d(dy, U.mT[:, :, None, None])
         dx = dK = dS = dL = db = None
         if needs[0]:
@@ -160,7 +163,7 @@ def low_rank_convolution(
     dtype = x.dtype
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-    x, U, S, V = (t.to(dtype) for t in (x, U, S, V))
+    x = x.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     with torch.autocast(device, enabled=False):
         y: Tensor = LowRankConvolution.apply(x, U, S, V, bias, geometry)[0]
@@ -181,9 +184,11 @@ def _unfolding(geometry: Geometry) -> tuple[Pair, Pair, Pair, Pair]:
 
 
 def _pair(name: str, value: int | Pair, least: int) -> Pair:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in pair):
-        raise TypeError(f"`{name}` must be an int or two of them, got {value!r}")
+    pair = (value, value) if isinstance(value, int) else value
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or {type(v) for v in pair} != {int}:
+        raise TypeError(
+            f"`{name}` must be an int or two of them, such as 3 or (3, 5), got {value!r}"
+        )
     if min(pair) < least:
         raise ValueError(f"`{name}` must be at least {least}, got {value!r}")
     return pair[0], pair[1]

@@ -24,6 +24,9 @@ class Factored(nn.Module, ABC):
             changes the function.
     """
 
+    kernel_size: tuple[int, int] | None = None
+    """(height, width) of the places that a row of `V` runs over; None where it is no image."""
+
     def __init__(
         self,
         factors: Factors,

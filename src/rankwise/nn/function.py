@@ -87,6 +87,7 @@ def low_rank_product(
     Everything is computed in the autocast type, or else in that of `x` (so float32 factors serve a
     bfloat16 base); the gradients come back in the type of what they belong to.
     """
+    check_floating(x)
     device = x.device.type
     if not torch.is_autocast_enabled(device):
         return _apply(x, U, S, V, W0, b, scale)
@@ -99,6 +100,12 @@ def low_rank_product(
 def _computing(dtype: torch.dtype, U: Tensor, S: Tensor, V: Tensor) -> tuple[Tensor, ...]:
     """`U^T`, `S`, `V^T` as they are multiplied: in one type, with contiguous rows."""
     return U.mT.to(dtype).contiguous(), S.to(dtype), V.mT.to(dtype).contiguous()
+
+
+def check_floating(x: Tensor) -> None:
+    """TypeError for integers, which orthonormal factors in their type would turn into zeros."""
+    if not x.is_floating_point():
+        raise TypeError(f"the input must be floating point, got {x.dtype}; write `x.float()`")
 
 
 def check_rank_kept(forward: int, backward: int) -> None:

@@ -36,15 +36,10 @@ def advance(
     D = rule.direction(f, gradient, state)
     start = decayed(f, group)
 
-    lengths: list[Tensor | float] = []
-
     def take(core: Tensor) -> Tensor:
         core = rule.core(core)
-        # An integrator that tries a step again (CheckedBUG) tries one of the same length.
-        if not lengths:
-            norm = torch.linalg.vector_norm(core)
-            lengths.append(control.length(layer, norm, state, group, relative=rule.relative))
-        return lengths[0] * core
+        norm = torch.linalg.vector_norm(core)
+        return control.length(layer, norm, state, group, relative=rule.relative) * core
 
     def displacement(point: Factors) -> Tangent:
         if point is start:

@@ -63,14 +63,20 @@ def check_control(
     control: StepControl, options: dict[str, Any], groups: list[dict[str, Any]]
 ) -> None:
     """ValueError for options that only steps by a rate have."""
-    if isinstance(control, RateFree):
-        for given in (options, *groups):
-            for name in ("max_step", "weight_decay"):
-                if given.get(name):
-                    raise ValueError(
-                        f"`{name}={given[name]}` is for steps by a learning rate, and "
-                        "`control=RateFree()` has none: leave it out"
-                    )
+    if not isinstance(control, RateFree):
+        return
+    for given in (options, *groups):
+        for name in ("max_step", "weight_decay"):
+            if given.get(name) not in (None, 0.0):
+                raise ValueError(
+                    f"`{name}={given[name]}` is for steps by a learning rate, and "
+                    "`control=RateFree()` has none: leave it out"
+                )
+    if any("lr" in group for group in groups):
+        raise ValueError(
+            "`groups` give a learning rate, and `control=RateFree()` has none: leave `lr` out. "
+            "Dense parameters take `RateFree(dense_lr=...)`."
+        )
 
 
 def check_options(group: dict[str, Any]) -> None:

@@ -40,7 +40,8 @@ class Optimizer(torch.optim.Optimizer):
     parameters take an AdamW step. A step with a non-finite gradient is skipped and counted.
 
     Args:
-        model: with layers from `rankwise.adapt_`; its trainable parameters are found by itself.
+        model: with layers from `rankwise.adapt_`, or built of `LowRankLinear` and `LowRankConv2d`;
+            its trainable parameters are found by itself.
         lr: learning rate, >= 0; works with the schedulers of `torch.optim.lr_scheduler`. For `Adam`
             and `Spectral` it is the relative change of a weight in one step (for gradients without
             noise), the same number for small and large models, 3e-3 by default; for `SGD` and
@@ -49,7 +50,8 @@ class Optimizer(torch.optim.Optimizer):
         rule: update rule of the factored layers.
         rank_rule: how ranks adapt.
         integrator: how a step is taken, one of `rankwise.integrators`. One that asks for more than
-            one point keeps each layer's inputs and output gradients from backward to step; one that
+            one point keeps each layer's inputs and output gradients from backward to step (and
+            unfolds the patches of a convolution there); one that
             runs the model again needs `step(closure)` and the rule `SGD`.
         control: how long steps are: by `lr`, or without one by `rankwise.RateFree()`.
         weight_decay: decoupled, on `S` of factored layers (`||S|| = ||U S V^T||`) and on dense
@@ -176,7 +178,8 @@ class Optimizer(torch.optim.Optimizer):
         groups = self._groups_of(moving)
         layers = [layer for _, layer in moving]
         if layers:
-            self.control.prepare(layers, [tangent_gradient(layer) for layer in layers], states)
+            gradients = [tangent_gradient(layer) for layer in layers]
+            self.control.prepare(layers, gradients, states, step=self.steps + 1)
         if integrator.same_matrix:
             return [
                 advance(named, self.rule, self.control, integrator, self._batches, state, group)

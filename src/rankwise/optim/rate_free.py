@@ -75,11 +75,15 @@ class RateFree(StepControl):
         layers: Sequence[Factored],
         gradients: Sequence[Tangent],
         states: Sequence[State],
+        *,
+        step: int,
     ) -> None:
         ways = []
         for layer, gradient, state in zip(layers, gradients, states, strict=True):
             if "origin" not in state:
                 self._begin(layer, state)
+            if state["taken"] != step:
+                state["before"], state["taken"] = state["root"], step
             ways.append(_way(layer.factors(), gradient, state))
         before = torch.stack([state["farthest"].to(ways[0].device) for state in states]).amax()
         squares, along = torch.stack([way.to(ways[0].device) for way in ways]).unbind(1)
@@ -97,12 +101,12 @@ class RateFree(StepControl):
         *,
         relative: bool,
     ) -> Tensor | float:
-        state["steps"] += 1
         if relative:
-            root = norm.clamp_min(SMALL) * state["steps"] ** 0.5
+            root = norm.clamp_min(SMALL) * state["taken"] ** 0.5
         else:
-            state["squares"] = state["squares"] + norm.square()
-            root = state["squares"].clamp_min(torch.finfo(norm.dtype).tiny).sqrt()
+            # No sum of squares, which would overflow where a norm does not.
+            state["root"] = torch.hypot(state["before"], norm)
+            root = state["root"].clamp_min(torch.finfo(norm.dtype).tiny)
         return state["farthest"] * (state["size"] * _course(group)) / root
 
     def dense_step_(
@@ -116,8 +120,8 @@ class RateFree(StepControl):
         state["origin"] = tuple(t.clone() for t in f) if bool(f.S.any()) else ()
         state["size"] = weight_norm(layer)
         state["farthest"] = f.S.new_full((), self.start)
-        state["squares"] = f.S.new_zeros(())
-        state["steps"] = 0
+        state["root"] = f.S.new_zeros(())
+        state["taken"] = 0
 
 
 def _way(f: Factors, gradient: Tangent, state: State) -> Tensor:

