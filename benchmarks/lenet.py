@@ -108,19 +108,19 @@ def paper_points() -> list[tuple[float, float, float, float]]:
 
 
 def report(results: dict[str, dict[float, list[dict[str, Any]]]]) -> str:
-    lines = [["method", "removed", "weights", "ranks (seed 0)", "accuracy", "test loss"]]
+    lines = [["method", "seeds", "removed", "weights", "ranks (first)", "accuracy", "test loss"]]
     for name, parts in results.items():
         for records in parts.values():
             held = [r["parameters"]["end"] for r in records]
-            row = [name, f"{1 - statistics.fmean(held) / DENSE_WEIGHTS:.1%}"]
+            row = [name, str(len(records)), f"{1 - statistics.fmean(held) / DENSE_WEIGHTS:.1%}"]
             row += [f"{statistics.fmean(held):,.0f}", _ranks(records[0])]
             row += [_percent([r["accuracy"] for r in records])]
             lines.append([*row, spread([r["eval_loss"] for r in records], ".4f")])
             if "accuracy_before" in records[0]:
                 cut = _percent([r["accuracy_before"] for r in records])
-                lines.append(["SVD, not healed", *row[1:4], cut, ""])
+                lines.append(["SVD, not healed", *row[1:5], cut, ""])
     for counted, removed, accuracy, deviation in paper_points():
-        cells = ["paper", f"{removed:.1%} (counted there: {counted:.1%})", "", ""]
+        cells = ["paper", "5", f"{removed:.1%} (counted there: {counted:.1%})", "", ""]
         lines.append([*cells, f"{accuracy:.2f} ({deviation:.2f})", ""])
     return table(lines)
 

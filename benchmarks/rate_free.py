@@ -1,5 +1,7 @@
 """Steps without a learning rate beside the best of a grid of rates, on three tasks.
 
+On the language model the grid is the default rate: higher ones are as good, steps are bounded.
+
 The rate is chosen by the mean validation loss over all seeds: the best that one could do with as
 many runs as the grid has rates. Rate-free steps run once a seed, the new head of the reviews and
 the biases of LeNet included, which have rates of their own otherwise.

@@ -21,7 +21,7 @@ from rankwise.nn import LowRankConv2d, LowRankLinear
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.init import variance_preserving
 from rankwise.optim.adam import Adam
-from rankwise.optim.batches import common_factor
+from rankwise.optim.batches import nearest_multiple
 from rankwise.optim.budget import Budget
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rank_rule import FixedRank
@@ -161,13 +161,13 @@ def test_gradients_of_any_size_are_recognised(size):
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-def test_a_common_factor_is_found_whatever_its_size(scale, draw):
+def test_a_nearest_multiple_is_found_whatever_its_size(scale, draw):
     a = torch.randn(5, 3, generator=draw)
-    factor, defect = common_factor(a, scale * a)
+    factor, defect = nearest_multiple(a, scale * a)
     assert float(factor) == pytest.approx(scale, rel=1e-5)
     assert defect < 1e-5
-    assert common_factor(a, torch.randn(5, 3, generator=draw))[1] > 0.5
-    assert common_factor(a, torch.zeros(5, 3)) == (0.0, 0.0)
+    assert nearest_multiple(a, torch.randn(5, 3, generator=draw))[1] > 0.5
+    assert nearest_multiple(a, torch.zeros(5, 3)) == (0.0, 0.0)
 
 
 def test_what_needs_a_closure_says_so():

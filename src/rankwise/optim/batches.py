@@ -60,7 +60,7 @@ class Batches:
         found = projected(point, x, dy)
         # The bases of `point` hold those of the layer, so this is `G V` as the batches have it.
         own = found.K @ (point.V.mT @ f.V)
-        factor, defect = common_factor(own, known.K)
+        factor, defect = nearest_multiple(own, known.K)
         if defect > MAX_DEFECT:
             raise ValueError(
                 f"the gradient of layer {name!r} is not that of its last backward passes (they "
@@ -72,7 +72,7 @@ class Batches:
         return Tangent(*(factor * t for t in found))
 
 
-def common_factor(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_multiple(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The `c` for which `c a` is nearest to `b`, and `||b - c a|| / ||b||`; 0-dim tensors."""
     tiny = torch.finfo(a.dtype).tiny
     # Largest entries one, so that no square under- or overflows, whatever the size of a gradient.
