@@ -1,4 +1,4 @@
-"""Adam for the parameters that are not factors."""
+"""AdamW for the parameters that are not factors, on torch's own kernel."""
 
 from typing import Any
 
@@ -10,10 +10,7 @@ from torch.optim.adamw import adamw
 def adamw_(
     parameters: list[Tensor], state: dict[Tensor, dict[str, Any]], group: dict[str, Any]
 ) -> None:
-    """One AdamW step for those `parameters` that have a gradient, on torch's own kernel.
-
-    `state` keeps the moments.
-    """
+    """One AdamW step for those `parameters` that have a gradient; `state` keeps the moments."""
     pairs = [(p, p.grad) for p in parameters if p.grad is not None]
     parameters = [p for p, _ in pairs]
     for p in parameters:
