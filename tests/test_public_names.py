@@ -10,6 +10,10 @@ import rankwise as rw
 OPTIONS = {
     "plan": "model rank select exclude min_features train",
     "adapt_": "model rank select exclude min_features train scale seed",
+    "factorize_": "model rank init select exclude min_features",
+    "plan_factorize": "model rank select exclude min_features example",
+    "densify_": "model",
+    "shrink": "model",
     "merge_": "model final",
     "unmerge_": "model",
     "save": "model folder",

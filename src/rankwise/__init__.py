@@ -1,5 +1,6 @@
 """Low-rank training for PyTorch that finds the rank of every layer by itself."""
 
+from rankwise import init as init
 from rankwise.io.checkpoint import load as load
 from rankwise.io.checkpoint import save as save
 from rankwise.io.export_lora import export_lora as export_lora
@@ -18,9 +19,13 @@ from rankwise.optim.tolerance import Tolerance as Tolerance
 from rankwise.optim.update_rule import SGD as SGD
 from rankwise.optim.update_rule import HeavyBall as HeavyBall
 from rankwise.surgery.adapt import adapt_ as adapt_
+from rankwise.surgery.factorize import factorize_ as factorize_
+from rankwise.surgery.factorize import plan_factorize as plan_factorize
 from rankwise.surgery.merge import merge_ as merge_
 from rankwise.surgery.merge import unmerge_ as unmerge_
 from rankwise.surgery.plan import plan as plan
+from rankwise.surgery.shrink import densify_ as densify_
+from rankwise.surgery.shrink import shrink as shrink
 
 __version__ = "0.1.0"
 
@@ -38,12 +43,16 @@ __all__ = [
     "TailTolerance",
     "Tolerance",
     "adapt_",
+    "densify_",
     "export_lora",
+    "factorize_",
     "load",
     "load_training",
     "merge_",
     "plan",
+    "plan_factorize",
     "save",
     "save_training",
+    "shrink",
     "unmerge_",
 ]

@@ -1,5 +1,7 @@
 """Modules that hold factors. They know nothing of training."""
 
 from rankwise.nn.conv import LowRankConv2d as LowRankConv2d
+from rankwise.nn.conv1d import LowRankConv1d as LowRankConv1d
+from rankwise.nn.embedding import LowRankEmbedding as LowRankEmbedding
 from rankwise.nn.factored import Factored as Factored
 from rankwise.nn.linear import LowRankLinear as LowRankLinear

@@ -1,9 +1,9 @@
 """The convolution of low rank: its kernel as one matrix, `(out, in * height * width)`."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import conv2d, unfold
 from torch.nn.grad import conv2d_input, conv2d_weight
@@ -43,6 +43,9 @@ class LowRankConv2d(Factored):
         ValueError: where the rows of `V` are no multiple of `kh * kw`.
     """
 
+    plain: ClassVar[type[nn.Module]] = nn.Conv2d
+    dimensions: ClassVar[int] = 2
+
     def __init__(
         self,
         factors: Factors,
@@ -77,11 +80,32 @@ class LowRankConv2d(Factored):
         return self.V.shape[0] // (kh * kw)
 
     def input_rows(self, x: Tensor) -> Tensor:
-        columns = unfold(x if x.ndim == 4 else x[None], *_unfolding(self.geometry))
-        return columns.mT.reshape(-1, columns.shape[1])
+        return patches(x, self.geometry)
 
     def output_rows(self, y: Tensor) -> Tensor:
-        return y.flatten(-2).mT.reshape(-1, y.shape[-3])
+        return places(y)
+
+    def dense_layer(self) -> nn.Module:
+        kernels = self.factors().dense().reshape(self.out_channels, self.in_channels, *self._size)
+        return convolution(self.plain, kernels, self.bias, **self._moves).train(self.training)
+
+    def two_layers(self) -> nn.Sequential:
+        B, A = self.factors().balanced()
+        kernels = A.reshape(self.rank, self.in_channels, *self._size)
+        first = convolution(self.plain, kernels, None, **self._moves)
+        ones = (1,) * self.dimensions
+        second = convolution(self.plain, B.reshape(*B.shape, *ones), self.bias)
+        return nn.Sequential(first, second).train(self.training)
+
+    @property
+    def _size(self) -> tuple[int, ...]:
+        return self.geometry.kernel_size[-self.dimensions :]
+
+    @property
+    def _moves(self) -> dict[str, tuple[int, ...]]:
+        _, *moves = self.geometry
+        names = Geometry._fields[1:]
+        return {n: move[-self.dimensions :] for n, move in zip(names, moves, strict=True)}
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
@@ -104,6 +128,29 @@ class LowRankConv2d(Factored):
             if name == "kernel_size" or value != getattr(plain, name)
         ]
         return ", ".join(told)
+
+
+def patches(x: Tensor, geometry: Geometry) -> Tensor:
+    """What the kernels of a convolution meet in `x` (b, c, h, w): (places, c kh kw)."""
+    columns = unfold(x if x.ndim == 4 else x[None], *_unfolding(geometry))
+    return columns.mT.reshape(-1, columns.shape[1])
+
+
+def places(y: Tensor) -> Tensor:
+    """The vectors of an image's places, (places, channels), in the order of `patches`."""
+    return y.flatten(-2).mT.reshape(-1, y.shape[-3])
+
+
+def convolution(
+    kind: type[nn.Module], kernels: Tensor, bias: Tensor | None, **moves: tuple[int, ...]
+) -> Any:
+    """A plain convolution with these kernels (out, in, ...), stride, padding and dilation."""
+    out, into, *size = kernels.shape
+    layer: Any = kind(into, out, tuple(size), bias=bias is not None, device="meta", **moves)
+    layer.weight = nn.Parameter(kernels.contiguous())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
 
 
 class LowRankConvolution(Function):

@@ -78,6 +78,13 @@ class Factored(nn.Module, ABC):
         for parameter, value in zip((self.U, self.S, self.V), f, strict=True):
             set_factor_(parameter, value)
 
+    def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """`X` (rows, in), `D` (rows, out) with `G = D^T X`, for an input and its output gradient.
+
+        `G` is the gradient with respect to `U S V^T`.
+        """
+        return self.input_rows(x), self.output_rows(dy)
+
     @abstractmethod
     def input_rows(self, x: Tensor) -> Tensor:
         """All vectors (rows, in) of an input that the factors multiply."""
@@ -85,6 +92,14 @@ class Factored(nn.Module, ABC):
     @abstractmethod
     def output_rows(self, y: Tensor) -> Tensor:
         """The vectors (rows, out) of an output that belong to `input_rows`, in their order."""
+
+    @abstractmethod
+    def dense_layer(self) -> nn.Module:
+        """The plain layer of the same function, weight whole; ValueError for an adapter."""
+
+    @abstractmethod
+    def two_layers(self) -> nn.Sequential:
+        """Two plain layers of the same function, of rank as inner width; as `dense_layer`."""
 
 
 def _resize_to_checkpoint(module: Factored, state: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -9,6 +9,10 @@ from rankwise.nn.factored import Factored
 from rankwise.nn.function import low_rank_product, rows_of
 from rankwise.numerics.factors import Factors, check_factors
 
+MERGE_FIRST = (
+    "an adapter is not the weight, it is added to one: `merge_(model, final=True)` puts it in there"
+)
+
 
 class LowRankLinear(Factored):
     """`y = base(x) + scale * x (U S V^T)^T`, or `y = x (U S V^T)^T + bias` without a base.
@@ -61,6 +65,18 @@ class LowRankLinear(Factored):
     def output_rows(self, y: Tensor) -> Tensor:
         return rows_of(y)
 
+    def dense_layer(self) -> nn.Module:
+        if self.base is not None:
+            raise ValueError(MERGE_FIRST)
+        return linear(self.scale * self.factors().dense(), self.bias).train(self.training)
+
+    def two_layers(self) -> nn.Sequential:
+        if self.base is not None:
+            raise ValueError(MERGE_FIRST)
+        B, A = self.factors().balanced()
+        first, second = linear(A, None), linear(self.scale * B, self.bias)
+        return nn.Sequential(first, second).train(self.training)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.base is None:
             return low_rank_product(x, self.U, self.S, self.V, None, self.bias, scale=self.scale)
@@ -76,3 +92,12 @@ class LowRankLinear(Factored):
             f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, "
             f"scale={self.scale:g}" + (", merged" if self.merged else "")
         )
+
+
+def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A plain linear map with this weight (out, in) and bias (out,)."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.contiguous())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer

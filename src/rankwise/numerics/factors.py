@@ -28,6 +28,12 @@ class Factors(NamedTuple):
     def dense(self) -> Tensor:
         return self.U @ self.S @ self.V.mT
 
+    def balanced(self) -> tuple[Tensor, Tensor]:
+        """`B` (m, r) and `A` (r, n) with `W = B A` and `B^T B = A A^T = diag(sigma)`."""
+        P, sigma, Qh = torch.linalg.svd(self.S)
+        root = sigma.sqrt()
+        return self.U @ (P * root), root[:, None] * (Qh @ self.V.mT)
+
 
 def check_factors(f: Factors) -> Factors:
     """`f` itself if its shapes fit together and its entries are finite, else `ValueError`."""

@@ -55,8 +55,8 @@ class Batches:
         """
         f = layer.factors()
         pairs = self._pairs[layer]
-        x = joined([layer.input_rows(x) for x, _ in pairs]).to(f.S.dtype)
-        dy = joined([layer.output_rows(dy) for _, dy in pairs]).to(f.S.dtype)
+        rows = [layer.gradient_rows(x, dy) for x, dy in pairs]
+        x, dy = (joined(list(parts)).to(f.S.dtype) for parts in zip(*rows, strict=True))
         found = projected(point, x, dy)
         # The bases of `point` hold those of the layer, so this is `G V` as the batches have it.
         own = found.K @ (point.V.mT @ f.V)

@@ -18,11 +18,14 @@ class NamedLayer(NamedTuple):
 def trainable_layers(model: nn.Module) -> list[NamedLayer]:
     """The factored layers of `model` whose factors train, in the order of `named_modules`.
 
-    Raises ValueError for a layer of which only a part trains.
+    Of layers that share their factors, the first stands for all. Raises ValueError for a layer of
+    which only a part trains.
     """
     found = []
+    known: set[int] = set()
     for name, module in model.named_modules():
-        if isinstance(module, Factored):
+        if isinstance(module, Factored) and id(module.U) not in known:
+            known.add(id(module.U))
             train = [name for name in "USV" if getattr(module, name).requires_grad]
             if train and len(train) < 3:
                 raise ValueError(

@@ -1,7 +1,5 @@
 """Giving a trained model low-rank adapters, in place."""
 
-import hashlib
-
 import torch
 from torch import nn
 
@@ -9,6 +7,7 @@ from rankwise.nn.base import is_linear, linear_shape
 from rankwise.nn.linear import LowRankLinear
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.init import zero_core
+from rankwise.surgery.init import stream
 from rankwise.surgery.layers import factored_layers, parametric_layers, replace_
 from rankwise.surgery.plan import Plan, PlannedLayer, plan
 from rankwise.surgery.select import Select, listing
@@ -85,9 +84,7 @@ def factor_like(base: nn.Module) -> torch.Tensor:
 
 
 def _initial(base: nn.Module, planned: PlannedLayer, seed: int) -> Factors:
-    # A stream for each layer: its start does not depend on what else is selected.
-    digest = hashlib.sha256(f"{seed}:{planned.name}".encode()).digest()
-    draw = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    draw = stream(seed, planned.name)
     return zero_core(*linear_shape(base), planned.rank, generator=draw, like=factor_like(base))
 
 

@@ -41,8 +41,12 @@ def parametric_layers(model: nn.Module) -> list[Layer]:
 
 
 def factored_layers(model: nn.Module) -> dict[str, Factored]:
-    """The low-rank layers of `model` by name, each object once."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, Factored)}
+    """The low-rank layers of `model` by name; of those that share factors the first."""
+    found: dict[int, tuple[str, Factored]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Factored):
+            found.setdefault(id(module.U), (name, module))
+    return dict(found.values())
 
 
 def obstacle(layer: Layer) -> str:

@@ -12,6 +12,7 @@ from rankwise.nn.factored import Factored
 from rankwise.surgery.count import factor_parameters
 from rankwise.surgery.layers import Layer, obstacle, parametric_layers
 from rankwise.surgery.select import Select, choose, collapse
+from rankwise.surgery.text import aligned
 from rankwise.surgery.train import DenseParameter, dense_parameters
 
 
@@ -60,7 +61,7 @@ class Plan:
     def __str__(self) -> str:
         header = ("layer", "count", "kind", "shape", "rank", "parameters", "")
         rows = [header, *(_row(group) for group in _groups(self.layers))]
-        return "\n".join([*_aligned(rows), "", *self._totals()])
+        return "\n".join([*aligned(rows, right={1, 4, 5}), "", *self._totals()])
 
     def _totals(self) -> list[str]:
         share = f"{self.trainable / self.total:.2%}" if self.total else "0%"
@@ -202,15 +203,3 @@ def _row(group: list[PlannedLayer]) -> tuple[str, ...]:
         f"{first.parameters * count:,}" if first.rank else "-",
         first.reason or first.note,
     )
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = {1, 4, 5}
-    return [
-        "  ".join(
-            cell.rjust(w) if i in right else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

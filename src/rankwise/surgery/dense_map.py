@@ -1,0 +1,175 @@
+"""Plain layers seen as matrices: what each multiplies, and what it becomes in low rank."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from rankwise.nn.base import is_transposed
+from rankwise.nn.conv import Geometry, LowRankConv2d, patches, places
+from rankwise.nn.conv1d import LowRankConv1d
+from rankwise.nn.embedding import LowRankEmbedding
+from rankwise.nn.factored import Factored
+from rankwise.nn.function import rows_of
+from rankwise.nn.linear import LowRankLinear
+from rankwise.numerics.factors import Factors
+
+
+class DenseMap(ABC):
+    """A layer whose weight is one matrix `W` (m, n) that a product `U S V^T` can stand for."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    @property
+    def obstacle(self) -> str:
+        """Why this layer cannot be low rank, or ""."""
+        return ""
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter that holds `W`."""
+        weight: nn.Parameter = self.module.weight
+        return weight
+
+    @property
+    def matrix(self) -> Tensor:
+        """`W` (m, n), detached, sharing memory with the weight."""
+        return self.weight.detach().flatten(1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        m, n = self.matrix.shape
+        return m, n
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether rows of `W` are read instead of multiplied, which costs nothing."""
+        return False
+
+    @abstractmethod
+    def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """`X` (rows, n) and `D` (rows, m) with the gradient `D^T X` of `W`."""
+
+    @abstractmethod
+    def low_rank(self, factors: Factors) -> Factored:
+        """The layer with these factors in place of `W`, all else the same."""
+
+
+REGISTRY: dict[type[nn.Module], type[DenseMap]] = {}
+
+
+def register(kind: type[nn.Module]) -> Callable[[type[DenseMap]], type[DenseMap]]:
+    """Class decorator: layers of exactly this type are seen by that `DenseMap`."""
+
+    def enter(seen_by: type[DenseMap]) -> type[DenseMap]:
+        REGISTRY[kind] = seen_by
+        return seen_by
+
+    return enter
+
+
+def dense_map(module: nn.Module) -> DenseMap | None:
+    """How `module` is a matrix; None for a layer that rankwise does not know as one."""
+    if is_transposed(module):
+        return TransposedLinearMap(module)
+    seen_by = REGISTRY.get(type(module))
+    return None if seen_by is None else seen_by(module)
+
+
+@register(nn.Linear)
+class LinearMap(DenseMap):
+    """`nn.Linear`."""
+
+    def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        return rows_of(x), rows_of(dy)
+
+    def low_rank(self, factors: Factors) -> Factored:
+        return LowRankLinear(factors, bias=self.module.bias)
+
+
+class TransposedLinearMap(LinearMap):
+    """Hugging Face's `Conv1D`, a linear map with its weight stored as (in, out)."""
+
+    @property
+    def matrix(self) -> Tensor:
+        return self.weight.detach().mT
+
+
+class ConvolutionMap(DenseMap):
+    """A convolution, its kernel as the matrix (out, in * places)."""
+
+    @property
+    def obstacle(self) -> str:
+        c = self.module
+        if c.groups > 1:
+            kind = "depthwise" if c.groups == c.in_channels else f"of {c.groups} groups"
+            return f"{kind}: its kernel is no single matrix"
+        if c.padding_mode != "zeros":
+            return f"padding_mode={c.padding_mode!r}: low-rank convolutions pad with zeros"
+        if c.padding == "same" and any(left != right for left, right in self._same_padding()):
+            return "padding='same' is one-sided at this kernel size"
+        return ""
+
+    def _same_padding(self) -> list[tuple[int, int]]:
+        reach = zip(self.module.kernel_size, self.module.dilation, strict=True)
+        totals = [dilation * (size - 1) for size, dilation in reach]
+        return [(total // 2, total - total // 2) for total in totals]
+
+    def moves(self) -> dict[str, tuple[int, ...]]:
+        """Kernel size, stride, padding (as numbers) and dilation."""
+        c = self.module
+        padding = c.padding
+        if isinstance(padding, str):
+            same = tuple(left for left, _ in self._same_padding())
+            padding = same if padding == "same" else (0,) * len(same)
+        names = ("kernel_size", "stride", "padding", "dilation")
+        return dict(zip(names, (c.kernel_size, c.stride, padding, c.dilation), strict=True))
+
+
+@register(nn.Conv2d)
+class Conv2dMap(ConvolutionMap):
+    """`nn.Conv2d`."""
+
+    def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        return patches(x, Geometry(**self.moves())), places(dy)  # type: ignore[arg-type]
+
+    def low_rank(self, factors: Factors) -> Factored:
+        return LowRankConv2d(factors, bias=self.module.bias, **self.moves())  # type: ignore[arg-type]
+
+
+@register(nn.Conv1d)
+class Conv1dMap(ConvolutionMap):
+    """`nn.Conv1d`."""
+
+    def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        flat = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+        wide = {name: (flat[name], *move) for name, move in self.moves().items()}
+        geometry = Geometry(**wide)  # type: ignore[arg-type]
+        return patches(x.unsqueeze(-2), geometry), places(dy.unsqueeze(-2))
+
+    def low_rank(self, factors: Factors) -> Factored:
+        moves = {name: move[0] for name, move in self.moves().items()}
+        return LowRankConv1d(factors, bias=self.module.bias, **moves)
+
+
+@register(nn.Embedding)
+class EmbeddingMap(DenseMap):
+    """`nn.Embedding`: `W` (entries, width) as an output layer with tied weights has it."""
+
+    looked_up = True
+
+    @property
+    def obstacle(self) -> str:
+        for name in ("max_norm", "scale_grad_by_freq", "sparse"):
+            value = getattr(self.module, name)
+            if value:
+                return f"{name}={value}: not for a table in factors"
+        return ""
+
+    def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("an embedding meets no rows but its own entries")
+
+    def low_rank(self, factors: Factors) -> Factored:
+        return LowRankEmbedding(factors, padding_idx=self.module.padding_idx)

@@ -1,0 +1,257 @@
+"""Turning layers into low rank as a whole, in place: `W` becomes `U S V^T`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from rankwise.nn.factored import Factored
+from rankwise.surgery.dense_map import DenseMap
+from rankwise.surgery.factorization import Factorization, FactorizedLayer
+from rankwise.surgery.init import Init, TruncatedSVD
+from rankwise.surgery.layers import replace_
+from rankwise.surgery.places import count_places
+from rankwise.surgery.plan import check_rank
+from rankwise.surgery.select import Select, choose, listing, near_names
+from rankwise.surgery.sites import Found, Site, find_sites
+
+Ranks = int | Mapping[str, int]
+
+
+def factorize_(
+    model: nn.Module,
+    *,
+    rank: Ranks = 8,
+    init: Init | None = None,
+    select: Select = None,
+    exclude: Select = None,
+    min_features: int = 0,
+) -> Factorization:
+    """Replace layers by their low-rank form, `W` by `U S V^T`; everything goes on training.
+
+    `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` (the kernel as a matrix), `nn.Embedding`, the four
+    matrices of `nn.MultiheadAttention` and Hugging Face's `Conv1D`. Layers that share a weight go
+    on sharing it. A layer stays dense where its rank would save nothing.
+
+    Args:
+        model: changed in place.
+        rank: of every layer, >= 1, or a mapping from names of layers to their ranks, of which the
+            others stay dense.
+        init: where factors start: `rankwise.init.TruncatedSVD()` of the present weight (the
+            default), `rankwise.init.Random()` for training from scratch, or a calibration from
+            `rankwise.compress`.
+        select: which layers: a glob over names or their dotted ends, a compiled regex, a module
+            type, a function of (name, module), or a sequence of these; None for all.
+        exclude: which of these not.
+        min_features: layers with min(m, n) below this are left as they are.
+
+    Returns:
+        What was done, layer by layer; `print` it.
+
+    Raises:
+        ValueError: for a pattern that matches nothing, a name or rank that does not exist, when no
+            layer is left. The model is then unchanged.
+    """
+    init = TruncatedSVD() if init is None else init
+    if not isinstance(init, Init):
+        raise TypeError(
+            f"`init` must be one of `rankwise.init`, such as `rankwise.init.Random()`, got {init!r}"
+        )
+    _check_model(model)
+    found = find_sites(model)
+    planned = _plan(model, found, rank, select, exclude, min_features, None)
+    if not planned.factorized:
+        reasons = dict.fromkeys(f"{p.name}: {p.reason}" for p in planned.layers)
+        raise ValueError(f"no layer is left to be low rank. {listing(list(reasons))}")
+    replace_(model, _replacements(found, planned.ranks, init))
+    return planned
+
+
+def plan_factorize(
+    model: nn.Module,
+    *,
+    rank: Ranks = 8,
+    select: Select = None,
+    exclude: Select = None,
+    min_features: int = 0,
+    example: Any = None,
+) -> Factorization:
+    """What `factorize_` with the same arguments would do; changes nothing.
+
+    Args:
+        model: any model.
+        rank: as in `factorize_`.
+        select: as in `factorize_`.
+        exclude: as in `factorize_`.
+        min_features: as in `factorize_`.
+        example: an input of the model: a tensor, a tuple of arguments or a dict of named ones. With
+            it, products are counted in all places that a layer meets, in one forward pass.
+    """
+    _check_model(model)
+    return _plan(model, find_sites(model), rank, select, exclude, min_features, example)
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
+    if any(is_lazy(p) for p in model.parameters()):
+        raise ValueError("the model has lazy parameters without a shape; run one batch through it")
+    if any(p.is_meta for p in model.parameters()):
+        raise ValueError("the model has weights on the meta device; load them before `factorize_`")
+
+
+def _plan(
+    model: nn.Module,
+    found: Found,
+    rank: Ranks,
+    select: Select,
+    exclude: Select,
+    min_features: int,
+    example: Any,
+) -> Factorization:
+    maps = {name: s.module for s in found.sites if s.map is not None for name in s.names}
+    wanted = _wanted(rank, maps)
+    chosen = set(wanted) if select is None else choose(select, maps, model, argument="select")
+    excluded = choose(exclude, maps, model, argument="exclude")
+    ranks: dict[str, int] = {}
+    reasons: dict[str, str] = {}
+    for site in found.sites:
+        reason = site.obstacle or _unwanted(site, wanted, chosen, excluded, min_features)
+        reasons[site.name] = reason or _saves_nothing(site, wanted)
+        ranks[site.name] = 0 if reasons[site.name] else _rank_of(site, wanted)
+    _agree(found.sites, ranks, reasons)
+    places = {} if example is None else count_places(model, found, example)
+    counted: set[int] = set()
+    layers = [
+        _layer(site, ranks[site.name], reasons[site.name], places.get(site.name, 1), counted)
+        for site in found.sites
+    ]
+    total = sum(p.numel() for p in model.parameters())
+    return Factorization(tuple(layers), total, example is not None)
+
+
+def _wanted(rank: Ranks, maps: Mapping[str, nn.Module]) -> dict[str, int]:
+    if not isinstance(rank, Mapping):
+        check_rank(rank)
+        return dict.fromkeys(maps, rank)
+    for name, value in rank.items():
+        if name not in maps:
+            near = near_names(name, list(maps))
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"`rank`: the model has no matrix named {name!r}.{hint}")
+        check_rank(value, f"rank[{name!r}]")
+    return dict(rank)
+
+
+def _unwanted(
+    site: Site, wanted: dict[str, int], chosen: set[str], excluded: set[str], min_features: int
+) -> str:
+    if not any(name in wanted and name in chosen for name in site.names):
+        return "not selected"
+    if not excluded.isdisjoint(site.names):
+        return "excluded"
+    assert site.map is not None
+    if min(site.map.shape) < min_features:
+        return f"smaller than min_features={min_features}"
+    return ""
+
+
+def _rank_of(site: Site, wanted: dict[str, int]) -> int:
+    return next(wanted[name] for name in site.names if name in wanted)
+
+
+def break_even(m: int, n: int) -> int:
+    """The highest rank at which two factors hold fewer numbers than the matrix; may be 0."""
+    return (m * n - 1) // (m + n)
+
+
+def _saves_nothing(site: Site, wanted: dict[str, int]) -> str:
+    assert site.map is not None
+    most = break_even(*site.map.shape)
+    rank = _rank_of(site, wanted)
+    if rank <= most:
+        return ""
+    return f"rank {rank} would save nothing" + (f": at most {most} does" if most else "")
+
+
+def _agree(sites: list[Site], ranks: dict[str, int], reasons: dict[str, str]) -> None:
+    """Layers that share a weight are low rank together, at one rank, or none of them is."""
+    for site in sites:
+        for other in site.shared:
+            if not ranks[site.name]:
+                continue
+            if not ranks[other]:
+                reason = f"its weight is also that of {other}, which stays dense"
+                ranks[site.name], reasons[site.name] = 0, reason
+            elif ranks[other] != ranks[site.name]:
+                raise ValueError(
+                    f"`rank`: {site.name!r} and {other!r} share one weight, but have rank "
+                    f"{ranks[site.name]} and {ranks[other]}"
+                )
+
+
+def _layer(site: Site, rank: int, reason: str, places: int, counted: set[int]) -> FactorizedLayer:
+    kind = type(site.module).__name__
+    if site.map is None or site.module._parameters.get("weight") is None:
+        return FactorizedLayer(site.name, kind, _shape(site.module), 0, 0, 0, 0, 0, reason, "")
+    m, n = site.map.shape
+    first = id(site.map.weight) not in counted
+    counted.add(id(site.map.weight))
+    weights = m * n if first else 0
+    kept = rank * (m + n) if first and rank else weights
+    if site.map.looked_up:
+        products, products_kept = 0, rank * n * places
+    else:
+        products = m * n * places
+        products_kept = rank * (m + n) * places if rank else products
+    notes = [f"also named {', '.join(site.names[1:])}"] if len(site.names) > 1 else []
+    notes += [f"one weight with {', '.join(site.shared)}"] if site.shared else []
+    notes += ["a lookup was free of products"] if site.map.looked_up and rank else []
+    return FactorizedLayer(
+        site.name, kind, (m, n), rank, weights, kept, products, products_kept, reason,
+        "; ".join(notes),
+    )  # fmt: skip
+
+
+def _shape(module: nn.Module) -> tuple[int, ...]:
+    if isinstance(module, Factored):
+        return module.shape
+    first = next((p for p in module._parameters.values() if p is not None), None)
+    return () if first is None else tuple(first.shape)
+
+
+@torch.no_grad()
+def _replacements(found: Found, ranks: dict[str, int], init: Init) -> dict[str, nn.Module]:
+    """By name, in an order in which outer modules come first."""
+    split = {s.attention for s in found.sites if s.name in ranks and s.attention}
+    new: dict[str, nn.Module] = {
+        name: twin for name, twin in found.attentions.items() if name in split
+    }
+    shared: dict[int, Factored] = {}
+    for site in found.sites:
+        if site.name not in ranks:
+            continue
+        assert site.map is not None
+        layer = _low_rank(site.name, site.map, ranks[site.name], init, shared)
+        new.update(dict.fromkeys(site.names, layer))
+    return new
+
+
+def _low_rank(
+    name: str, layer: DenseMap, rank: int, init: Init, shared: dict[int, Factored]
+) -> Factored:
+    weight = layer.weight
+    known = shared.get(id(weight))
+    factors = init.factors(name, layer, rank) if known is None else known.factors()
+    new = layer.low_rank(factors)
+    if known is None:
+        shared[id(weight)] = new
+    else:
+        new.U, new.S, new.V = known.U, known.S, known.V
+    for p in (new.U, new.S, new.V):
+        p.requires_grad_(weight.requires_grad)
+    if new.bias is not None:
+        new.bias.requires_grad_(layer.module.bias.requires_grad)
+    return new.train(layer.module.training)
