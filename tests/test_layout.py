@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "rankwise"
-ORDER = "numerics nn integrators optim check surgery io report recipes cli".split()
-CORE = ORDER[:7]
+ORDER = "numerics nn integrators optim check surgery compress io report recipes cli".split()
+CORE = ORDER[:8]
 CORE_NEEDS = {"torch", "safetensors"}
 MAX_LINES = 500
 VAGUE = ("util", "helper", "manager", "misc", "common")

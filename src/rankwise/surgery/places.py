@@ -6,16 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rankwise.surgery.layers import replace_
 from rankwise.surgery.sites import Found
+from rankwise.surgery.watch import watchable
 
 
 @torch.no_grad()
 def count_places(model: nn.Module, found: Found, example: Any) -> dict[str, int]:
     """Vectors that each layer puts out in one forward pass on `example`, by its name."""
     counts: dict[str, int] = {}
-    packed = {name: model.get_submodule(name) for name in found.attentions}
-    training = {module: module.training for module in model.modules()}
     hooks = []
     for site in found.sites:
         if site.map is not None:
@@ -23,14 +21,9 @@ def count_places(model: nn.Module, found: Found, example: Any) -> dict[str, int]
             width = site.map.shape[1 if site.map.looked_up else 0]
             hooks.append(site.module.register_forward_hook(_counter(counts, site.name, width)))
     try:
-        # Its twin computes the same and has layers that can be watched.
-        replace_(model, dict(found.attentions))
-        model.eval()
-        call(model, example)
+        with watchable(model, found):
+            call(model, example)
     finally:
-        replace_(model, packed)
-        for module, mode in training.items():
-            module.training = mode
         for hook in hooks:
             hook.remove()
     return counts
