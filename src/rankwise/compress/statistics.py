@@ -10,7 +10,7 @@ from rankwise.numerics.weighted import stack_triangle
 
 @dataclass
 class Triangle:
-    """`R` (n, n) with `R^T R = sum x x^T` over all rows seen; rows are stacked n at a time."""
+    """`R` (n, n) with `R^T R = sum x x^T` over all rows seen; rows are stacked 2n at a time."""
 
     R: Tensor | None = None
     waiting: list[Tensor] = field(default_factory=list)
@@ -19,7 +19,7 @@ class Triangle:
     def add(self, rows: Tensor) -> None:
         self.waiting.append(rows.detach().clone())
         self.rows += len(rows)
-        if sum(map(len, self.waiting)) >= rows.shape[1]:
+        if sum(map(len, self.waiting)) >= 2 * rows.shape[1]:
             self._stack()
 
     def mean(self) -> Tensor:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rankwise.nn.base import is_transposed
@@ -37,6 +38,11 @@ class DenseMap(ABC):
     def matrix(self) -> Tensor:
         """`W` (m, n), detached, sharing memory with the weight."""
         return self.weight.detach().flatten(1)
+
+    @torch.no_grad()
+    def set_matrix_(self, W: Tensor) -> None:
+        """Write `W` (m, n) into the weight."""
+        self.weight.copy_(W.reshape(self.weight.shape))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -95,6 +101,10 @@ class TransposedLinearMap(LinearMap):
     @property
     def matrix(self) -> Tensor:
         return self.weight.detach().mT
+
+    @torch.no_grad()
+    def set_matrix_(self, W: Tensor) -> None:
+        self.weight.copy_(W.mT)
 
 
 class ConvolutionMap(DenseMap):

@@ -1,0 +1,48 @@
+"""Trying a compression out: how a model does with its weights cut, before anything is replaced."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import nn
+
+from rankwise.surgery.init import Init
+from rankwise.surgery.sites import find_sites
+from rankwise.surgery.watch import watchable
+
+
+@contextmanager
+def cut_weights(model: nn.Module, ranks: Mapping[str, int], init: Init) -> Iterator[None]:
+    """Within, the weights of `model` are what `factorize_(model, rank=ranks, init=init)` gives.
+
+    The model evaluates, and its weights stay dense, so that several compressions of one model can
+    be compared; afterwards they are bit for bit what they were.
+    """
+    found = find_sites(model)
+    maps = {n: s.map for s in found.sites if s.map is not None for n in s.names if n in ranks}
+    before = {name: layer.matrix.clone() for name, layer in maps.items()}
+    with watchable(model, found):
+        try:
+            for name, layer in maps.items():
+                layer.set_matrix_(init.factors(name, layer, ranks[name]).dense())
+            yield
+        finally:
+            for name, layer in maps.items():
+                layer.set_matrix_(before[name])
+
+
+def least_keep(
+    compress: Callable[[float], float], *, most: float, resolution: float = 0.02
+) -> float:
+    """The smallest share for which `compress(share)`, a loss, is at most `most`; by bisection.
+
+    Takes `log2(1 / resolution)` trials and supposes that the loss falls where the share grows.
+    Returns 1 where no smaller share will do.
+    """
+    low, high = 0.0, 1.0
+    while high - low > resolution:
+        middle = (low + high) / 2
+        if compress(middle) <= most:
+            high = middle
+        else:
+            low = middle
+    return high
