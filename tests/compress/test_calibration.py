@@ -39,7 +39,7 @@ def test_of_one_linear_layer_the_energies_are_the_loss_that_is_added(draw):
     def loss(model, x):
         return sampled_square_error(model(x), noise)
 
-    found = calibrate(model, batches, loss, damping=1e-9, max_rows=10**6)
+    found = calibrate(model, batches, loss, damping=(1e-9, 1e-9), max_rows=10**6)
     before = model(x).detach()
     W = model[0].weight.detach().clone()
     unit = None
@@ -83,7 +83,7 @@ def test_calibrated_ranks_lose_less_than_one_share_of_plain_svd_for_all_layers(d
     weights = sum(p.numel() for p in model.parameters() if p.ndim > 1)
     found = calibrate(model, x.split(128), fisher)
     ranks = found.ranks(0.4)
-    own = {n: d.W.shape for n, d in found.layers.items()}
+    own = {n: d.shape for n, d in found.layers.items()}
     held = sum(ranks[n] * sum(s) if n in ranks else s[0] * s[1] for n, s in own.items())
     assert held <= 0.4 * weights
     uniform = {n: max(1, int(0.4 * m * k / (m + k))) for n, (m, k) in own.items()}
@@ -107,7 +107,7 @@ def test_the_price_of_products_moves_ranks_to_where_images_are_small(draw):
     def products(ranks):
         total = 0
         for name, d in found.layers.items():
-            m, n = d.W.shape
+            m, n = d.shape
             total += found.places[name] * (ranks[name] * (m + n) if name in ranks else m * n)
         return total
 
@@ -159,8 +159,8 @@ def test_mistakes_are_told(draw):
         calibrate(model, [], fisher)
     with pytest.raises(ValueError, match="not finite"):
         calibrate(model, [x * float("nan")], lambda m, x: m(x).sum())
-    with pytest.raises(ValueError, match="must be positive"):
-        calibrate(model, [x], fisher, damping=0.0)
+    with pytest.raises(ValueError, match="two positive"):
+        calibrate(model, [x], fisher, damping=(0.1, 0.0))
     found = calibrate(model, [x], fisher, select="5")
     with pytest.raises(ValueError, match=r"a share in \(0, 1\], got 1.5"):
         found.ranks(1.5)

@@ -1,5 +1,6 @@
 """Calibrated compression: a few batches say which directions of which layer the loss can spare."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from rankwise.compress.statistics import Statistics
 from rankwise.numerics.allocate import Option, allocate, options
 from rankwise.numerics.factors import Factors
-from rankwise.numerics.weighted import WeightedSVD, damped, weighted_svd
+from rankwise.numerics.weighted import WeightedSVD
 from rankwise.surgery.dense_map import DenseMap
 from rankwise.surgery.init import Init
 from rankwise.surgery.select import Select, choose
@@ -19,7 +20,7 @@ from rankwise.surgery.sites import Site, find_sites
 from rankwise.surgery.watch import watchable
 
 Batch = TypeVar("Batch")
-DAMPING = 0.1
+DAMPING = (0.01, 0.1)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Calibration(Init):
         return self.layers[name].sigma.double().square()
 
     def _options(self, name: str, price: float) -> list[Option]:
-        m, n = self.layers[name].W.shape
+        m, n = self.layers[name].shape
         energies = self.energies(name).tolist()
         return options(energies, direction=price * (m + n), whole=price * m * n)
 
@@ -74,7 +75,7 @@ def calibrate(
     *,
     select: Select = None,
     exclude: Select = None,
-    damping: float = DAMPING,
+    damping: tuple[float, float] = DAMPING,
     max_rows: int = 4096,
     report: Callable[[str], None] = lambda message: None,
 ) -> Calibration:
@@ -92,19 +93,19 @@ def calibrate(
             labels drawn from the model itself, `rankwise.compress.sampled_cross_entropy(logits)`.
         select: which layers, as in `factorize_`.
         exclude: which of these not.
-        damping: part of the mean square of the gradients that is added to every direction of the
-            outputs, > 0: a few batches do not see all that matter.
+        damping: parts of the mean square of inputs, and of gradients of outputs, that are added to
+            every direction, > 0: a few batches do not see all that matter.
         max_rows: places of a layer that are used of one batch; more are sampled down.
         report: is told what is going on.
 
     Raises:
         ValueError: without batches or layers, and for statistics that are not finite.
     """
-    if not damping > 0:
-        raise ValueError(f"`calibrate(damping=...)` must be positive, got {damping}")
+    if not min(damping) > 0:
+        raise ValueError(f"`calibrate(damping=...)` must be two positive numbers, got {damping}")
     found = find_sites(model)
     sites = _chosen(model, found.sites, select, exclude)
-    statistics = {site.name: Statistics() for site in sites}
+    statistics = {s.name: Statistics(s.map.matrix) for s in sites if s.map is not None}
     requires = {p: p.requires_grad for p in model.parameters()}
     seen = 0
     with watchable(model, found), ExitStack() as stack:
@@ -172,8 +173,7 @@ def _watcher(
             statistics.places += len(places)
             if len(places) > max_rows:
                 places = places[torch.randperm(len(places), generator=draw)[:max_rows]]
-            statistics.inputs.add(rows[places].float())
-            statistics.gradients.add(gradients[places].float())
+            statistics.add(rows[places], gradients[places])
 
         y.register_hook(look)
         return y
@@ -181,11 +181,7 @@ def _watcher(
     return watch
 
 
-def _decompose(site: Site, statistics: Statistics, damping: float) -> WeightedSVD:
-    assert site.map is not None
-    L, R = statistics.triangles()
-    if not (L.isfinite().all() and R.isfinite().all()):
+def _decompose(site: Site, statistics: Statistics, damping: tuple[float, float]) -> WeightedSVD:
+    if not all(map(math.isfinite, statistics.squares)):
         raise ValueError(f"layer {site.name!r}: inputs or gradients are not finite")
-    W = site.map.matrix
-    result = weighted_svd(W.float(), damped(L, damping), R)
-    return WeightedSVD(*(t.to(W.dtype) for t in result))
+    return statistics.decomposition(damping)

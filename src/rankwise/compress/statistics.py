@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rankwise.numerics.weighted import stack_triangle
+from rankwise.numerics.weighted import WeightedSVD, damped, stack_triangle, weighted_svd
 
 
 @dataclass
@@ -34,18 +34,42 @@ class Triangle:
             self.waiting = []
 
 
-@dataclass
 class Statistics:
-    """Of one layer."""
+    """Of one layer: two triangles as small as the shorter side of its weight.
 
-    inputs: Triangle = field(default_factory=Triangle)
-    gradients: Triangle = field(default_factory=Triangle)
-    places: int = 0
-    """Rows that had a gradient, those left out of the triangles included."""
+    Args:
+        W: the weight (m, n).
+    """
 
-    def triangles(self) -> tuple[Tensor, Tensor]:
-        """`L` (m, m) and `R` (n, n) for which `||L (W - W') R^T||^2` is the loss that `W'` adds.
+    def __init__(self, W: Tensor) -> None:
+        self.W = W
+        self.tall = W.shape[0] > W.shape[1]
+        self.near, self.far = Triangle(), Triangle()
+        self.squares = [0.0, 0.0]
+        """Sums of `|x|^2` and of `|d|^2`."""
+        self.places = 0
+        """Rows that had a gradient, those left out of the triangles included."""
 
-        Up to one factor for all layers: (sum over places) of `E d d^T (x) E x x^T`.
+    def add(self, x: Tensor, d: Tensor) -> None:
+        """Inputs (rows, n) and gradients of the outputs (rows, m)."""
+        x, d = x.to(self.W.dtype), d.to(self.W.dtype)
+        self.squares[0] += float(x.square().sum())
+        self.squares[1] += float(d.square().sum())
+        near, far = (x, d @ self.W) if self.tall else (d, x @ self.W.mT)
+        self.near.add(near)
+        self.far.add(far)
+
+    def decomposition(self, damping: tuple[float, float]) -> WeightedSVD:
+        """In the metric `sum over places of (E d d^T + b I) (x) (E x x^T + a I)`.
+
+        Args:
+            damping: `a` and `b` in parts of the mean square of an entry of x and of d.
         """
-        return self.gradients.mean() * self.places**0.5, self.inputs.mean()
+        rows, (m, n) = self.near.rows, self.W.shape
+        a = damping[0] * self.squares[0] / (rows * n)
+        b = damping[1] * self.squares[1] / (rows * m)
+        W, near, far = (self.W.mT, a, b) if self.tall else (self.W, b, a)
+        L = damped(self.near.mean(), torch.tensor(near))
+        Z = stack_triangle(self.far.mean(), far**0.5 * W.mT) * self.places**0.5
+        # A copy: cuts are tried out in the weight itself.
+        return weighted_svd(W.clone(), L, Z, tall=self.tall)

@@ -25,21 +25,29 @@ def stack_triangle(R: Tensor | None, rows: Tensor) -> Tensor:
     return torch.linalg.qr(torch.cat([before, rows]), mode="r").R
 
 
-def damped(R: Tensor, damping: float) -> Tensor:
-    """The triangle of `R^T R + damping * trace(R^T R) / n * I`, invertible for `damping` > 0."""
+def damped(R: Tensor, size: Tensor) -> Tensor:
+    """The triangle of `R^T R + size I`, invertible for `size` > 0."""
     n = R.shape[1]
-    size = (damping * R.square().sum() / n).sqrt()
-    size = size.clamp_min(torch.finfo(R.dtype).tiny ** 0.5)
-    return torch.linalg.qr(torch.cat([R, size * torch.eye(n, dtype=R.dtype, device=R.device)])).R
+    root = size.sqrt().clamp_min(torch.finfo(R.dtype).tiny ** 0.5)
+    return stack_triangle(R, root * torch.eye(n, dtype=R.dtype, device=R.device))
 
 
 class WeightedSVD(NamedTuple):
     """`L W R^T = P diag(sigma) Q^T`; the best approximation of rank r has the error `sigma[r:]`."""
 
     W: Tensor
+    """(m, n), m <= n; of a tall matrix its transpose, with the parts of L and R changed over."""
     L: Tensor
+    """Invertible upper triangle (m, m)."""
     P: Tensor
     sigma: Tensor
+    """(m,)"""
+    tall: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        m, n = self.W.shape
+        return (n, m) if self.tall else (m, n)
 
     def cut(self, rank: int) -> Factors:
         """`W' = L^-1 P_r P_r^T L W`, as factors with orthonormal bases; no inverse of `R`."""
@@ -48,10 +56,16 @@ class WeightedSVD(NamedTuple):
         right = (self.L @ self.W).mT @ P
         U, B = torch.linalg.qr(left)
         V, A = torch.linalg.qr(right)
-        return Factors(U.contiguous(), B @ A.mT, V.contiguous())
+        U, V = U.contiguous(), V.contiguous()
+        S = B @ A.mT
+        return Factors(V, S.mT.contiguous(), U) if self.tall else Factors(U, S, V)
 
 
-def weighted_svd(W: Tensor, L: Tensor, R: Tensor) -> WeightedSVD:
-    """For `W` (m, n), an invertible upper triangle `L` (m, m) and any `R` (k, n)."""
-    P, sigma, _ = torch.linalg.svd(L @ W @ R.mT, full_matrices=False)
-    return WeightedSVD(W, L, P, sigma)
+def weighted_svd(W: Tensor, L: Tensor, Z: Tensor, *, tall: bool = False) -> WeightedSVD:
+    """For `W` (m, n), m <= n, an invertible `L` (m, m) and a `Z` (k, m), `Z^T Z = W R^T R W^T`.
+
+    The right weight enters by its product with `W` alone, so that everything here is as small as
+    the shorter side. Of a tall matrix, give `W^T`, the triangle of its inputs as `L`, and `tall`.
+    """
+    P, sigma, _ = torch.linalg.svd(L @ Z.mT, full_matrices=False)
+    return WeightedSVD(W, L, P, sigma, tall)
