@@ -201,6 +201,30 @@ def test_other_trained_parameters_are_refused(tmp_path):
     refuses(path, message, model=model, optimizer=optimizer, scheduler=scheduler)
 
 
+def test_a_model_without_low_rank_layers_goes_on_exactly(tmp_path):
+    x, path = torch.randn(5, 3), tmp_path / "state.safetensors"
+
+    def start() -> tuple[nn.Module, Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        return model, Optimizer(model, lr=0.1)
+
+    def train(model: nn.Module, optimizer: Optimizer, steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+
+    (whole, alone), (first, before), (second, after) = start(), start(), start()
+    train(whole, alone, 5)
+    train(first, before, 2)
+    save_training(path, model=first, optimizer=before, progress={})
+    load_training(path, model=second, optimizer=after)
+    train(second, after, 3)
+    expected = whole.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in second.state_dict().items())
+
+
 def test_a_plain_model_is_refused(tmp_path):
     path = saved(tmp_path)
     plain = nn.Sequential(nn.Linear(2, 2))

@@ -47,6 +47,8 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         ValueError: without low-rank layers, and for values that `load` would refuse. An earlier
             file stays as it is.
     """
+    if not factored_layers(model):
+        raise ValueError("the model has no low-rank layer to save; `adapt_(model)` makes them")
     path = _file(folder)
     tensors, content = trained_tensors(model)
     stored(path, tensors, content)
@@ -71,6 +73,8 @@ def load(model: nn.Module, folder: str | Path) -> None:
             not finite or not orthonormal, or the file is of another format or version.
     """
     document = read_document(_file(folder), format=FORMAT, version=VERSION)
+    if document.content.get("layers") == {}:
+        raise ValueError(f"{document.path}: 'layers' of the metadata must name layers, got none")
     state = stored(document.path, document.tensors, document.content)
     if factored_layers(model):
         check_fits(model, state)

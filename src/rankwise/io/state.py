@@ -40,8 +40,6 @@ class Stored(NamedTuple):
 def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors by name, and the description that `stored` needs to read them back."""
     layers = factored_layers(model)
-    if not layers:
-        raise ValueError("the model has no low-rank layer to save; `adapt_(model)` makes them")
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         tensors.update({join(name, key): t for key, t in layer.factors()._asdict().items()})
@@ -63,7 +61,7 @@ def stored(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
     """The inverse of `trained_tensors`; ValueError, with file and entry, for anything amiss."""
     described = content.get("layers")
     dense, statistics = (_names(path, content, key) for key in ("dense", "statistics"))
-    if not isinstance(described, dict) or not described:
+    if not isinstance(described, dict):
         raise ValueError(f"{path}: 'layers' of the metadata must name layers, got {described!r}")
     expected = [join(n, letter) for n in described for letter in "USV"] + dense + statistics
     twice = {name for name in expected if expected.count(name) > 1} if _repeats(expected) else set()

@@ -37,7 +37,7 @@ def save_training(
 
     Args:
         path: of the file; ends in `.safetensors`.
-        model: adapted; its frozen weights are not saved.
+        model: adapted, or without low-rank layers; frozen weights are not saved.
         optimizer: any whose `state_dict()` holds tensors, numbers, strings and containers of these.
         scheduler: the same.
         progress: what JSON can hold, returned by `load_training`; keys are strings.
@@ -96,7 +96,7 @@ def load_training(
     content = document.content
     _check_kinds(document, optimizer, scheduler)
     state = stored(document.path, _part(document, MODEL_PREFIX), content.get("model") or {})
-    if not factored_layers(model):
+    if state.layers and not factored_layers(model):
         raise ValueError("the model has no low-rank layers; `adapt_` it, then make the optimizer")
     check_fits(model, state)
     check_names(document.path, set(dense_trained(model)), set(state.dense), "dense parameter")
