@@ -13,7 +13,8 @@ from rankwise.optim.tolerance import Tolerance
 from rankwise.recipes import training
 from rankwise.recipes.classifier import encode, pretrained_classifier
 from rankwise.recipes.examples import Example
-from rankwise.recipes.finetune import Outcome, Watcher, finetune
+from rankwise.recipes.finetune import Outcome, finetune
+from rankwise.recipes.history import Watcher
 from rankwise.recipes.options import FinetuneOptions
 from rankwise.recipes.ranks import chosen_rank_rule
 

@@ -2,39 +2,26 @@
 
 from typing import Any
 
-from rankwise.recipes.finetune import FIGURE, HEAD, LORA, METRICS, Outcome, Watcher, finetune
+from rankwise.cli.progress import progress
+from rankwise.recipes.finetune import FIGURE, HEAD, LORA, Outcome, finetune
+from rankwise.recipes.folder import METRICS
+from rankwise.recipes.history import Line
 from rankwise.recipes.options import FinetuneOptions
-
-INSTALL = 'pip install "rankwise[finetune]"'
 
 
 def run_finetune(options: FinetuneOptions) -> None:
     """Fine-tune and print what came out."""
-    try:
-        from rich.console import Console
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(f"progress and tables need rich and tqdm: {INSTALL}") from error
-    console = Console(highlight=False)
-    with tqdm(total=options.steps, unit="step", disable=None, leave=False) as bar:
-        # Where there is no terminal to draw a bar on, every tenth of the way is a line.
-        stride = max(1, options.steps // 10)
-
-        def step(line: dict[str, Any]) -> None:
-            state = (
-                f"loss {line['loss']:.3f}  mean rank {line['mean_rank']:.1f}  "
-                f"parameters {line['parameters']:,}"
-            )
-            if bar.disable and line["step"] % stride == 0:
-                console.print(f"step {line['step']}  {state}")
-            bar.update(line["step"] - bar.n)
-            bar.set_postfix_str(state)
-
-        def say(message: str) -> None:
-            bar.set_description(message) if not bar.disable else console.print(message)
-
-        outcome = finetune(options, Watcher(say=say, step=step))
+    with progress(_state) as (console, watcher):
+        watcher.expect(options.steps)
+        outcome = finetune(options, watcher)
     _print(console, outcome)
+
+
+def _state(line: Line) -> str:
+    return (
+        f"loss {line['loss']:.3f}  mean rank {line['mean_rank']:.1f}  "
+        f"parameters {line['parameters']:,}"
+    )
 
 
 def _print(console: Any, outcome: Outcome) -> None:

@@ -2,12 +2,8 @@
 
 import hashlib
 import json
-import resource
 import shutil
 import statistics
-import sys
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +27,11 @@ from rankwise.recipes.classifier import (
     pretrained_classifier,
 )
 from rankwise.recipes.examples import Dataset, batch_at
-from rankwise.recipes.history import Line
+from rankwise.recipes.folder import METRICS, begin, prepared
+from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.hub import hub_dataset
-from rankwise.recipes.options import FinetuneOptions, conflicts
+from rankwise.recipes.machine import peak_memory, versions
+from rankwise.recipes.options import FinetuneOptions
 from rankwise.recipes.ranks import chosen_rank_rule
 from rankwise.recipes.tables import read_dataset
 from rankwise.recipes.training import (
@@ -46,17 +44,10 @@ from rankwise.recipes.training import (
 from rankwise.report.figure import draw_run
 from rankwise.surgery.adapt import adapt_
 
-OPTIONS, METRICS, FIGURE = "options.json", "metrics.json", "ranks.png"
+FIGURE = "ranks.png"
 LORA, HEAD, LABELS = "lora", "head.safetensors", "labels.json"
 TAIL = 30
 PACKAGES = ("rankwise", "torch", "safetensors", "transformers", "tokenizers")
-
-
-class Watcher(NamedTuple):
-    """Who is told how a run goes."""
-
-    say: Callable[[str], None]
-    step: Callable[[Line], None]
 
 
 class Outcome(NamedTuple):
@@ -74,7 +65,7 @@ def finetune(asked: FinetuneOptions, watcher: Watcher) -> Outcome:
     Raises ValueError, FileNotFoundError, ImportError or RuntimeError for what the user can mend,
     and Interrupted when asked to stop.
     """
-    options = _prepared(asked)
+    options = prepared(asked)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     watcher.say("loading data and model")
@@ -96,7 +87,8 @@ def finetune(asked: FinetuneOptions, watcher: Watcher) -> Outcome:
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     run = _run(options, pretrained, data)
     if not options.resume:
-        _begin(options)
+        shutil.rmtree(options.output / LORA, ignore_errors=True)
+        begin(options, (FIGURE, HEAD, LABELS, CHECKPOINT, HISTORY, FILE_NAME))
 
     def loss_at(step: int) -> Tensor:
         chosen = batch_at(
@@ -112,44 +104,6 @@ def finetune(asked: FinetuneOptions, watcher: Watcher) -> Outcome:
     metrics = _metrics(options, run, history, after)
     export = _write(options, run, data, metrics, history)
     return Outcome(metrics, history, export, options.output)
-
-
-def _prepared(asked: FinetuneOptions) -> FinetuneOptions:
-    """The options of the run, once they and the folder are found fit; nothing is written."""
-    asked.check()
-    folder, file = asked.output, asked.output / OPTIONS
-    if asked.resume:
-        if not file.exists():
-            raise ValueError(f"{folder} holds no run to resume; start one without --resume")
-        if (folder / METRICS).exists():
-            raise ValueError(f"the run in {folder} is finished; see {folder / METRICS}")
-        saved = FinetuneOptions.from_json(json.loads(file.read_text(encoding="utf-8")))
-        differing = conflicts(asked, saved)
-        if differing:
-            raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")
-        fixed = {**saved.to_json(), "output": str(folder), "resume": True, "overwrite": False}
-        return FinetuneOptions.from_json(
-            {**fixed, "save_every": asked.save_every, "threads": asked.threads}
-        )
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    if folder.exists() and any(folder.iterdir()) and not asked.overwrite:
-        hint = "--resume goes on with it, " if file.exists() else ""
-        raise ValueError(
-            f"{folder} is not empty; {hint}--overwrite replaces a run, --output names another"
-        )
-    return asked
-
-
-def _begin(options: FinetuneOptions) -> None:
-    """The folder of a new run: without what an earlier one wrote, with the options of this one."""
-    folder = options.output
-    names = (OPTIONS, METRICS, FIGURE, HEAD, LABELS, CHECKPOINT, HISTORY, FILE_NAME)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / LORA, ignore_errors=True)
-    write_text(folder / OPTIONS, json.dumps(options.to_json(), indent=2) + "\n")
 
 
 def _dataset(options: FinetuneOptions) -> Dataset:
@@ -205,7 +159,7 @@ def _metrics(
         "ranks": {name.removeprefix("encoder."): layer.rank for name, layer in layers},
         "parameters": {"start": initial, "end": sizes[-1], "mean": statistics.fmean(sizes)},
         "seconds_per_step": statistics.median(line["seconds"] for line in history),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
         "steps": run.optimizer.steps,
         "skipped_steps": run.optimizer.skipped,
         "seed": options.seed,
@@ -213,26 +167,8 @@ def _metrics(
         "rank_rule": repr(run.optimizer.rank_rule),
         "rule": repr(run.optimizer.rule),
         "control": repr(run.optimizer.control),
-        "versions": _versions(),
+        "versions": versions(PACKAGES),
     }
-
-
-def _peak_memory() -> int:
-    """Of the device if there is one, else of the process; bytes."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _write(

@@ -1,12 +1,22 @@
 """The record of a run, one JSON line a step."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rankwise.io.atomic import write_text
 
 Line = dict[str, Any]
+
+
+class Watcher(NamedTuple):
+    """Who is told how a run goes."""
+
+    say: Callable[[str], None]
+    step: Callable[[Line], None]
+    expect: Callable[[int], None] = lambda steps: None
+    """How many steps there are, once that is known."""
 
 
 def append_line(path: Path, line: Line) -> None:

@@ -8,6 +8,7 @@ from rankwise.optim.adam import Adam
 from rankwise.optim.spectral import Spectral
 from rankwise.optim.trust import DEFAULT_LR
 from rankwise.optim.update_rule import SGD, HeavyBall, UpdateRule
+from rankwise.recipes.folder import require
 
 RULES: dict[str, type[UpdateRule]] = {
     "adam": Adam,
@@ -83,18 +84,18 @@ class FinetuneOptions:
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
         for name in ("rank", "batch_size", "steps", "save_every"):
-            _require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
+            require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
         for name in ("budget", "max_length", "threads"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, "must be at least 1", value)
+            require(value is None or value >= 1, name, "must be at least 1", value)
         for name in ("lr", "head_lr", "weight_decay"):
             value = getattr(self, name)
-            _require(0 <= value < float("inf"), name, "must be finite and not negative", value)
-        _require(
+            require(0 <= value < float("inf"), name, "must be finite and not negative", value)
+        require(
             0 < self.eval_fraction < 1, "eval_fraction", "must be in (0, 1)", self.eval_fraction
         )
-        _require(self.rtol is None or 0 <= self.rtol < 1, "rtol", "must be in [0, 1)", self.rtol)
-        _require(self.rule in RULES, "rule", f"must be one of {', '.join(RULES)}", self.rule)
+        require(self.rtol is None or 0 <= self.rtol < 1, "rtol", "must be in [0, 1)", self.rtol)
+        require(self.rule in RULES, "rule", f"must be one of {', '.join(RULES)}", self.rule)
         given = [
             name
             for name, there in (
@@ -109,13 +110,13 @@ class FinetuneOptions:
         if self.rate_free:
             for name, default in (("lr", DEFAULT_LR), ("head_lr", DEFAULT_HEAD_LR)):
                 value = getattr(self, name)
-                _require(value == default, name, "and --rate-free exclude each other", value)
-            _require(not self.weight_decay, "weight_decay", "needs a rate", self.weight_decay)
+                require(value == default, name, "and --rate-free exclude each other", value)
+            require(not self.weight_decay, "weight_decay", "needs a rate", self.weight_decay)
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a run and --overwrite discards it; give one")
         if self.data is None:
             for name in ("text_column", "label_column", "eval_data"):
-                _require(getattr(self, name) is None, name, "needs --data", getattr(self, name))
+                require(getattr(self, name) is None, name, "needs --data", getattr(self, name))
 
     @property
     def length(self) -> int:
@@ -142,23 +143,3 @@ class FinetuneOptions:
         if values["eval_data"] is not None:
             values["eval_data"] = Path(values["eval_data"])
         return cls(**values)
-
-
-NOT_PART_OF_A_RUN = ("output", "resume", "overwrite", "save_every", "threads")
-
-
-def conflicts(asked: FinetuneOptions, saved: FinetuneOptions) -> list[str]:
-    """Options of `asked` that differ from `saved` and are not at their default."""
-    default = FinetuneOptions()
-    return [
-        f"--{f.name.replace('_', '-')} {getattr(asked, f.name)} (was {getattr(saved, f.name)})"
-        for f in fields(FinetuneOptions)
-        if f.name not in NOT_PART_OF_A_RUN
-        and getattr(asked, f.name) != getattr(default, f.name)
-        and getattr(asked, f.name) != getattr(saved, f.name)
-    ]
-
-
-def _require(holds: bool, name: str, rule: str, got: Any) -> None:
-    if not holds:
-        raise ValueError(f"--{name.replace('_', '-')} {rule}, got {got}")

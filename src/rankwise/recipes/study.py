@@ -28,6 +28,7 @@ from rankwise.optim.update_rule import SGD
 from rankwise.recipes.digits import Digits, low_rank_perceptron, mnist_5k
 from rankwise.recipes.matrix_problems import descend_on_factors, flow, follow, sensing
 from rankwise.recipes.trace import Trace
+from rankwise.report.markdown import markdown
 from rankwise.report.study_figure import draw_study
 
 INTEGRATORS: dict[str, Integrator] = {
@@ -189,10 +190,7 @@ def table_of(traces: list[Trace]) -> tuple[list[str], list[list[str]]]:
 
 
 def _write(options: StudyOptions, traces: list[Trace]) -> None:
-    header, rows = table_of(traces)
-    lines = [header, ["---"] * len(header), *rows]
-    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    write_text(options.output / TABLE, text)
+    write_text(options.output / TABLE, markdown(*table_of(traces)))
     draw_study(options.problem, traces, options.output / FIGURE)
     metrics = {
         "results": {trace.name: summary(trace) for trace in traces},

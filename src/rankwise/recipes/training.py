@@ -28,6 +28,11 @@ class Interrupted(Exception):
         super().__init__(f"stopped after step {step}; go on with --resume --output {folder}")
 
 
+def adapter_parameters(optimizer: Optimizer) -> int:
+    """Numbers that the adapters hold: `(m + n + 1) r` each, for `S` is diagonal after a step."""
+    return sum(layer.rank * (sum(layer.shape) + 1) for _, layer in optimizer.layers)
+
+
 @dataclass
 class Run:
     """What a loop steps, and where it writes."""
@@ -40,17 +45,20 @@ class Run:
     save_every: int
     identity: dict[str, Any]
     """What must be the same when the run goes on: of the data, for example a fingerprint."""
+    part: str = ""
+    """Folder inside `folder` with the files of this network, where a job trains several."""
+    parameters: Callable[[Optimizer], int] = adapter_parameters
+    """The size that the history tells."""
+
+    @property
+    def files(self) -> Path:
+        return self.folder / self.part
 
 
 def warm_up_and_decay(steps: int) -> Callable[[int], float]:
     """Linear warm-up over a tenth of the steps, then linear decay to zero; factors of the rate."""
     warm_up = max(1, steps // 10)
     return lambda step: min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up))
-
-
-def adapter_parameters(optimizer: Optimizer) -> int:
-    """Numbers that the adapters hold: `(m + n + 1) r` each, for `S` is diagonal after a step."""
-    return sum(layer.rank * (sum(layer.shape) + 1) for _, layer in optimizer.layers)
 
 
 def train(
@@ -67,7 +75,7 @@ def train(
     with _asked_to_stop() as asked:
         for step in range(len(history) + 1, run.steps + 1):
             line = _step(run, loss_at, step)
-            append_line(run.folder / HISTORY, line)
+            append_line(run.files / HISTORY, line)
             history.append(line)
             report(line)
             if step % run.save_every == 0 or step == run.steps or asked():
@@ -92,8 +100,8 @@ def _step(run: Run, loss_at: Callable[[int], Tensor], step: int) -> Line:
         "step": step,
         "loss": loss.item(),
         "lr": lr,
-        "mean_rank": sum(ranks) / len(ranks),
-        "parameters": adapter_parameters(run.optimizer),
+        "mean_rank": sum(ranks) / max(1, len(ranks)),
+        "parameters": run.parameters(run.optimizer),
         "gradient_norm": norm.item(),
         "seconds": seconds,
     }
@@ -101,7 +109,7 @@ def _step(run: Run, loss_at: Callable[[int], Tensor], step: int) -> Line:
 
 def _save(run: Run, step: int) -> None:
     save_training(
-        run.folder / CHECKPOINT,
+        run.files / CHECKPOINT,
         model=run.model,
         optimizer=run.optimizer,
         scheduler=run.scheduler,
@@ -110,10 +118,10 @@ def _save(run: Run, step: int) -> None:
 
 
 def _restored(run: Run) -> list[Line]:
-    path = run.folder / CHECKPOINT
+    path = run.files / CHECKPOINT
     if not path.exists():
         raise ValueError(
-            f"{run.folder} holds no checkpoint: the run stopped before its first. "
+            f"{run.files} holds no checkpoint: the run stopped before its first. "
             "Start it anew with --overwrite"
         )
     random_state = torch.get_rng_state()
@@ -124,7 +132,7 @@ def _restored(run: Run) -> list[Line]:
         torch.set_rng_state(random_state)
         changed = [k for k, v in run.identity.items() if progress["identity"].get(k) != v]
         raise ValueError(f"{path}: the run was started with other {' and '.join(changed)}")
-    return truncate_history(run.folder / HISTORY, progress["step"])
+    return truncate_history(run.files / HISTORY, progress["step"])
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def _draw_loss(axes: Any, history: Sequence[Mapping[str, Any]], metrics: Mapping
     axes.set_ylabel("loss")
     axes.set_title(_headline(metrics), loc="left", fontweight="bold")
     axes.legend(frameon=False, fontsize=8, loc="upper right")
-    _plain(axes)
+    plain(axes)
 
 
 def _draw_size(axes: Any, history: Sequence[Mapping[str, Any]]) -> None:
@@ -104,7 +104,7 @@ def _draw_size(axes: Any, history: Sequence[Mapping[str, Any]]) -> None:
     axes.set_ylim(0, 1.15 * max(sizes))
     axes.set_ylabel("adapter parameters\n(thousands)")
     axes.set_xlabel("step")
-    _plain(axes)
+    plain(axes)
 
 
 def running_mean(values: Sequence[float], width: int = SMOOTH) -> list[float]:
@@ -120,6 +120,7 @@ def _headline(metrics: Mapping[str, Any]) -> str:
     return f"loss; accuracy {metrics['accuracy']:.1%} on held-out rows"
 
 
-def _plain(axes: Any) -> None:
+def plain(axes: Any) -> None:
+    """No frame at the top and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.02)

@@ -1,0 +1,103 @@
+"""The folder of a run: begun once, gone on with, never overwritten by accident."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rankwise.io.atomic import write_text
+
+OPTIONS, METRICS = "options.json", "metrics.json"
+NOT_PART_OF_A_RUN = ("output", "resume", "overwrite", "save_every", "threads")
+
+
+class RunOptions(Protocol):
+    """What the options of every job have: a dataclass, complete by its defaults."""
+
+    @property
+    def output(self) -> Path: ...
+
+    @property
+    def resume(self) -> bool: ...
+
+    @property
+    def overwrite(self) -> bool: ...
+
+    @property
+    def save_every(self) -> int: ...
+
+    @property
+    def threads(self) -> int | None: ...
+
+    def check(self) -> None: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Any: ...
+
+
+Asked = TypeVar("Asked", bound=RunOptions)
+
+
+def prepared(asked: Asked) -> Asked:
+    """The options of the run, once they and the folder are found fit; nothing is written.
+
+    Raises ValueError for options that cannot work, and for a folder that holds something else.
+    """
+    asked.check()
+    folder, file = asked.output, asked.output / OPTIONS
+    if asked.resume:
+        return _resumed(asked)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    if folder.exists() and any(folder.iterdir()) and not asked.overwrite:
+        hint = "--resume goes on with it, " if file.exists() else ""
+        raise ValueError(
+            f"{folder} is not empty; {hint}--overwrite replaces a run, --output names another"
+        )
+    return asked
+
+
+def begin(options: RunOptions, names: Iterable[str]) -> None:
+    """The folder of a new run: without the files `names` of an earlier one, with its options."""
+    folder = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (OPTIONS, METRICS, *names):
+        (folder / name).unlink(missing_ok=True)
+    write_text(folder / OPTIONS, json.dumps(options.to_json(), indent=2) + "\n")
+
+
+def conflicts(asked: Any, saved: Any) -> list[str]:
+    """Options of `asked` that differ from `saved` and are not at their default."""
+    default = type(asked)()
+    return [
+        f"--{f.name.replace('_', '-')} {getattr(asked, f.name)} (was {getattr(saved, f.name)})"
+        for f in fields(asked)
+        if f.name not in NOT_PART_OF_A_RUN
+        and getattr(asked, f.name) != getattr(default, f.name)
+        and getattr(asked, f.name) != getattr(saved, f.name)
+    ]
+
+
+def require(holds: bool, name: str, rule: str, got: Any) -> None:
+    """ValueError that names an option, unless `holds`."""
+    if not holds:
+        raise ValueError(f"--{name.replace('_', '-')} {rule}, got {got}")
+
+
+def _resumed(asked: Asked) -> Asked:
+    folder, file = asked.output, asked.output / OPTIONS
+    if not file.exists():
+        raise ValueError(f"{folder} holds no run to resume; start one without --resume")
+    if (folder / METRICS).exists():
+        raise ValueError(f"the run in {folder} is finished; see {folder / METRICS}")
+    saved: Asked = type(asked).from_json(json.loads(file.read_text(encoding="utf-8")))
+    differing = conflicts(asked, saved)
+    if differing:
+        raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")
+    fixed = {**saved.to_json(), "output": str(folder), "resume": True, "overwrite": False}
+    fixed |= {"save_every": asked.save_every, "threads": asked.threads}
+    resumed: Asked = type(asked).from_json(fixed)
+    return resumed
