@@ -1,0 +1,167 @@
+"""Image classifiers of plain layers: built-in ones, and a user's by its import path."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rankwise.recipes.lenet import KERNEL
+from rankwise.recipes.lenet import lenet as joined
+
+Factory = Callable[..., nn.Module]
+
+
+def mlp(classes: int, channels: int, size: int, width: int = 512) -> nn.Sequential:
+    """Two hidden layers of rectified units."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(channels * size * size, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, classes),
+    )
+
+
+def lenet(classes: int, channels: int, size: int) -> nn.Sequential:
+    """LeNet-5 of 20 and 50 kernels and 500 units, see `rankwise.recipes.lenet`."""
+    places = (((size - KERNEL + 1) // 2) - KERNEL + 1) // 2
+    if places < 1:
+        raise ValueError(f"--model lenet needs images of at least 16 x 16, got {size} x {size}")
+    convolutions = [nn.Conv2d(channels, 20, KERNEL), nn.Conv2d(20, 50, KERNEL)]
+    maps = [nn.Linear(50 * places * places, 500), nn.Linear(500, classes)]
+    return joined([*convolutions, *maps])
+
+
+class Residual(nn.Module):
+    """`relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))` (He et al., 2016)."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inner, outer, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outer)
+        self.conv2 = nn.Conv2d(outer, outer, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outer)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or inner != outer:
+            self.shortcut = nn.Conv2d(inner, outer, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(self.conv1(x)).relu()
+        return (self.norm2(self.conv2(y)) + self.shortcut(x)).relu()
+
+
+def cnn(classes: int, channels: int, size: int) -> nn.Sequential:
+    """Three residual blocks of 48, 96 and 96 kernels, for images of any size.
+
+    The stem and the first two blocks halve height and width, which keeps a step cheap.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        Residual(16, 48, 2),
+        Residual(48, 96, 2),
+        Residual(96, 96, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(96, classes),
+    )
+
+
+class Block(nn.Module):
+    """A block of a transformer, normalised first; its six maps are plain linear layers."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        q, k, v = (self._split(part(y)) for part in (self.query, self.key, self.value))
+        attended = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class VisionTransformer(nn.Module):
+    """Patches as words, their mean classified (Dosovitskiy et al., 2021)."""
+
+    def __init__(
+        self, classes: int, channels: int, size: int, patch: int, width: int, depth: int
+    ) -> None:
+        super().__init__()
+        if size % patch:
+            raise ValueError(f"--model vit cuts patches of {patch}; images of {size} do not divide")
+        self.patch = patch
+        self.embed = nn.Linear(channels * patch * patch, width)
+        self.places = nn.Parameter(0.02 * torch.randn(1, (size // patch) ** 2, width))
+        self.blocks = nn.Sequential(*(Block(width, heads=4) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = nn.functional.unfold(x, self.patch, stride=self.patch).mT
+        states: Tensor = self.blocks(self.embed(patches) + self.places)
+        return self.head(self.norm(states.mean(1)))
+
+
+def vit(classes: int, channels: int, size: int) -> VisionTransformer:
+    """Four blocks of width 128 on patches of 7 x 7 (4 x 4 where 7 does not divide `size`)."""
+    patch = 7 if size % 7 == 0 else 4
+    return VisionTransformer(classes, channels, size, patch, width=128, depth=4)
+
+
+BUILT_IN: dict[str, Factory] = {"mlp": mlp, "lenet": lenet, "cnn": cnn, "vit": vit}
+
+
+def network(name: str, *, classes: int, channels: int, size: int, seed: int) -> nn.Module:
+    """A built-in network, or what `package.module:factory` returns; its start depends on `seed`.
+
+    A factory gets those of `classes`, `channels` and `size` (of the square images) that it takes.
+    Raises ValueError, ImportError or TypeError, naming what is wrong with `name`.
+    """
+    factory = BUILT_IN.get(name) or _imported(name)
+    facts = {"classes": classes, "channels": channels, "size": size}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = factory(**_accepted(factory, facts))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"--model {name} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _imported(name: str) -> Factory:
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(
+            f"--model must be one of {', '.join(BUILT_IN)} or an import path such as "
+            f"package.module:factory, got {name!r}"
+        )
+    if str(Path.cwd()) not in sys.path:  # As `python -m` does: a module beside the data is found.
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(f"--model {name} could not be imported: {error}") from error
+    if not callable(found):
+        raise TypeError(f"--model {name} is {type(found).__name__}, which cannot be called")
+    return found
+
+
+def _accepted(factory: Factory, facts: dict[str, int]) -> dict[str, int]:
+    parameters = inspect.signature(factory).parameters.values()
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return facts
+    named = {p.name for p in parameters if p.kind is not inspect.Parameter.POSITIONAL_ONLY}
+    return {name: value for name, value in facts.items() if name in named}
