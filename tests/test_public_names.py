@@ -39,6 +39,10 @@ FINETUNE = (
     "lr head_lr rate_free weight_decay batch_size steps max_length select scale seed output resume "
     "overwrite save_every threads"
 )
+TRAIN = (
+    "data model keep tolerance epochs steps lr weight_decay rate_free batch_size dense seed output "
+    "resume overwrite save_every threads"
+)
 
 
 def options(public) -> list[str]:
@@ -57,8 +61,10 @@ def test_the_options_are_these(name):
 
 def test_the_options_of_the_command_line_are_these():
     from rankwise.recipes.options import FinetuneOptions
+    from rankwise.recipes.train_options import TrainOptions
 
     assert options(FinetuneOptions) == FINETUNE.split()
+    assert options(TrainOptions) == TRAIN.split()
 
 
 @pytest.mark.parametrize("name", OPTIONS)

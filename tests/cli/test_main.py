@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from image_files import write_idx
 from rankwise.cli.main import main
 
 
@@ -47,3 +48,43 @@ def test_a_plan_names_layers_and_reasons(tiny_encoder, capsys):
     printed = capsys.readouterr().out
     assert "attention.self.query" in printed and "not selected" in printed
     assert "adapted: 12 layers" in printed
+
+
+NETWORK = """
+from torch import nn
+def build(classes, size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(size ** 2, 40), nn.ReLU(), nn.Linear(40, classes))
+"""
+
+
+def test_a_training_of_an_own_network_prints_both_beside_each_other(tmp_path, capsys, monkeypatch):
+    (tmp_path / "network_of_mine.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "--data", str(write_idx(tmp_path / "data")), "--keep", "0.3"]
+    arguments += ["--model", "network_of_mine:build", "--steps", "20", "--batch-size", "20"]
+    assert main([*arguments, "--output", "out"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("dense", "low rank", "test accuracy, %", "parameters removed; ranks", "run.png"):
+        assert words in printed
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["dense"]["parameters"] == 144 * 40 + 40 + 40 * 3 + 3
+    assert set(metrics["ranks"]) == {"1"}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--data", "nowhere"], "--data nowhere is no folder"),
+        (["--data", "."], "holds neither idx files"),
+        (["--model", "a.b"], "must be one of mlp, lenet, cnn, vit or an import path"),
+        (["--keep", "0.1", "--tolerance", "0.1"], "--keep and --tolerance are different rank"),
+    ],
+)
+def test_a_training_that_cannot_work_is_one_line(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data")
+    assert main(["train", "--data", "data", *arguments]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("rankwise: error:") and len(error.splitlines()) == 1
+    assert message in error
+    assert not (tmp_path / "runs").exists()

@@ -3,6 +3,7 @@
 import pytest
 
 from rankwise.report.figure import draw_run, rank_table, running_mean
+from rankwise.report.train_figure import draw_training
 
 HISTORY = [
     {"step": i, "loss": 1 / i, "parameters": 1000 - i, "gradient_norm": 1.0} for i in range(1, 9)
@@ -27,3 +28,21 @@ def test_a_picture_is_drawn_for_any_number_of_layers(layers, tmp_path):
     draw_run({"ranks": ranks, "eval_loss": 0.3, "accuracy": 0.8}, HISTORY, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("layers", [1, 3, 400])
+@pytest.mark.parametrize("twin", [True, False])
+def test_a_training_is_drawn_with_and_without_its_twin(layers, twin, tmp_path):
+    names = [f"h.{i}" for i in range(layers)]
+    score = {"loss": 0.5, "accuracy": 0.8}
+    metrics = {
+        "ranks": dict.fromkeys(names, 2),
+        "start": dict.fromkeys(names, 6),
+        "shapes": dict.fromkeys(names, [20, 30]),
+        "low_rank": score,
+        "dense": {"parameters": 2000, **(score if twin else {})},
+        "removed": 0.9,
+    }
+    histories = {"low_rank": HISTORY, **({"dense": HISTORY} if twin else {})}
+    draw_training(metrics, histories, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,35 @@
+"""`rankwise train`: the job, with its progress and its table on the screen."""
+
+from rankwise.cli.progress import progress
+from rankwise.recipes.comparison import table_of
+from rankwise.recipes.folder import METRICS
+from rankwise.recipes.history import Line
+from rankwise.recipes.train import FIGURE, MODEL, TABLE, train_classifier
+from rankwise.recipes.train_options import TrainOptions
+
+
+def run_train(options: TrainOptions) -> None:
+    """Train, and print how the low-rank network and its dense twin compare."""
+    with progress(_state) as (console, watcher):
+        outcome = train_classifier(options, watcher)
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    header, rows = table_of(outcome.metrics)
+    table = Table(header[0], box=SIMPLE_HEAD, pad_edge=False)
+    for name in header[1:]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    ranks = outcome.metrics["ranks"].values()
+    console.print(
+        f"{outcome.metrics['removed']:.1%} of the parameters removed; "
+        f"ranks {', '.join(map(str, ranks))}"
+    )
+    files = ", ".join(str(outcome.folder / name) for name in (MODEL, FIGURE, TABLE, METRICS))
+    console.print(f"written: {files}", soft_wrap=True)
+
+
+def _state(line: Line) -> str:
+    return f"loss {line['loss']:.3f}  parameters {line['parameters']:,}"

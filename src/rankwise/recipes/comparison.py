@@ -1,0 +1,130 @@
+"""Two networks side by side: what they know, how large they are, how fast."""
+
+import copy
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from rankwise.recipes.classifier import Score
+from rankwise.recipes.images import Images
+from rankwise.surgery.layers import factored_layers
+from rankwise.surgery.shrink import shrink
+
+BATCHES = (1, 32)
+ROUNDS = 30
+TEST_BATCH = 1000
+
+
+@torch.no_grad()
+def score(model: nn.Module, data: Images) -> Score:
+    """On the test images, as in use."""
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    parts = data.test.split(TEST_BATCH)
+    logits = torch.cat([model(part.to(device)).float().cpu() for part in parts])
+    model.train(training)
+    right = (logits.argmax(1) == data.test_labels).float().mean()
+    loss = nn.functional.cross_entropy(logits, data.test_labels)
+    return Score(float(loss), float(right))
+
+
+@torch.no_grad()
+def flops_per_image(model: nn.Module, image: Tensor) -> int:
+    """Floating-point operations of all maps, two for a product and a sum."""
+    with FlopCounterMode(display=False) as counter:
+        model(image[None])
+    return counter.get_total_flops()
+
+
+@torch.inference_mode()
+def latencies(models: Sequence[nn.Module], images: Tensor) -> list[float]:
+    """Median seconds of a forward pass, the models in turn, on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds: list[list[float]] = [[] for _ in models]
+    try:
+        for _ in range(ROUNDS):
+            for model, own in zip(models, seconds, strict=True):
+                start = time.perf_counter()
+                model(images)
+                own.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return [statistics.median(own) for own in seconds]
+
+
+def in_use(model: nn.Module) -> nn.Module:
+    """A copy on the CPU in the form that runs, for evaluation."""
+    small = shrink(model) if factored_layers(model) else copy.deepcopy(model)
+    return small.cpu().eval()
+
+
+def measured(models: dict[str, nn.Module], data: Images, files: dict[str, Path]) -> dict[str, Any]:
+    """FLOPs and latency of each model in the form that runs, and the bytes of its file."""
+    copies = [in_use(model) for model in models.values()]
+    times = {rows: latencies(copies, data.test[:rows]) for rows in BATCHES}
+    return {
+        name: {
+            "flops_per_image": flops_per_image(model, data.test[0]),
+            "bytes": files[name].stat().st_size,
+            "latency": {str(rows): times[rows][i] for rows in BATCHES},
+        }
+        for i, (name, model) in enumerate(zip(models, copies, strict=True))
+    }
+
+
+class Quantity(NamedTuple):
+    """A line of the table."""
+
+    name: str
+    path: tuple[str, ...]
+    """Where it is in the measures of a network."""
+    form: str
+    factor: float = 1.0
+    as_ratio: bool = True
+    """Whether two networks are compared by a ratio, not by a difference."""
+
+
+QUANTITIES = (
+    Quantity("test accuracy, %", ("accuracy",), ".2f", 100.0, as_ratio=False),
+    Quantity("test loss", ("loss",), ".4f", as_ratio=False),
+    Quantity("parameters", ("parameters",), ",.0f"),
+    Quantity("of the factorised layers", ("factorised",), ",.0f"),
+    Quantity("FLOPs per image", ("flops_per_image",), ",.0f"),
+    Quantity("file, bytes", ("bytes",), ",.0f"),
+    *(
+        Quantity(f"latency at batch {rows}, ms", ("latency", str(rows)), ".3f", 1e3)
+        for rows in BATCHES
+    ),
+    Quantity("training, ms per step", ("seconds_per_step",), ".2f", 1e3),
+)
+
+
+def table_of(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: of each quantity the dense network's, the other's, and the change."""
+    return ["", "dense", "low rank", "change"], [_row(q, metrics) for q in QUANTITIES]
+
+
+def _row(q: Quantity, metrics: dict[str, Any]) -> list[str]:
+    values = [_value(q, metrics[name]) for name in ("dense", "low_rank")]
+    cells = ["-" if v is None else format(v, q.form) for v in values]
+    before, after = values
+    if before is None or after is None:
+        change = ""
+    elif q.as_ratio:
+        change = f"x {after / before:.3f}"
+    else:
+        change = format(after - before, f"+{q.form}")
+    return [q.name, *cells, change]
+
+
+def _value(q: Quantity, measures: Any) -> float | None:
+    for key in q.path:
+        measures = measures.get(key)
+    return None if measures is None else q.factor * measures

@@ -1,0 +1,99 @@
+"""What `rankwise train` can be told."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rankwise.recipes.folder import require
+
+DEFAULT_KEEP = 0.1
+DEFAULT_LR = 0.03
+DEFAULT_DECAY = 0.05
+EPOCHS = {"mlp": 15, "lenet": 6, "cnn": 6, "vit": 4}
+OTHER_EPOCHS = 10
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train an image classifier from scratch in low rank, and its dense twin beside it.
+
+    Without options: a perceptron on Fashion-MNIST, a tenth of its parameters, a few minutes on one
+    core.
+    """
+
+    data: str = "fashion-mnist"
+    """fashion-mnist, mnist, a folder of idx files, or one of train/CLASS/ and test/CLASS/."""
+    model: str = "mlp"
+    """mlp, lenet, cnn, vit, or package.module:factory that returns a torch.nn.Module."""
+    keep: float | None = None
+    """Share of all parameters of the network that remain in the end [0.1]."""
+    tolerance: float | None = None
+    """Instead of --keep: each layer keeps directions above this part of its own norm."""
+    epochs: int | None = None
+    """Times that each image is seen [mlp 15, lenet 6, cnn 6, vit 4, others 10]."""
+    steps: int | None = None
+    """Number of steps, instead of --epochs."""
+    lr: float = DEFAULT_LR
+    """Learning rate of the low-rank layers: relative change of a weight in a step."""
+    weight_decay: float = DEFAULT_DECAY
+    """Decoupled weight decay of the low-rank network."""
+    rate_free: bool = False
+    """No learning rate and no decay: steps as long as the distance gone so far suggests."""
+    batch_size: int = 128
+    """Images in a step."""
+    dense: bool = True
+    """Train the same network with dense weights as long, to compare."""
+    seed: int = 0
+    """Of both starts and of the order of the data."""
+    output: Path = Path("runs/train")
+    """Folder of the results."""
+    resume: bool = False
+    """Go on with the interrupted run in --output."""
+    overwrite: bool = False
+    """Replace an earlier run in --output."""
+    save_every: int = 500
+    """Steps between two checkpoints."""
+    threads: int | None = None
+    """Threads of torch [as torch decides]."""
+
+    def check(self) -> None:
+        """ValueError, naming the option, for values that cannot work."""
+        for name in ("batch_size", "save_every", "epochs", "steps", "threads"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, "must be at least 1", value)
+        require(0 < self.lr < float("inf"), "lr", "must be finite and positive", self.lr)
+        require(self.keep is None or 0 < self.keep < 1, "keep", "must be in (0, 1)", self.keep)
+        decay, rtol = self.weight_decay, self.tolerance
+        require(0 <= decay < float("inf"), "weight_decay", "must be finite and not negative", decay)
+        require(rtol is None or 0 <= rtol < 1, "tolerance", "must be in [0, 1)", rtol)
+        if self.keep is not None and rtol is not None:
+            raise ValueError("--keep and --tolerance are different rank rules; give one of them")
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("--epochs and --steps both say how long; give one of them")
+        if self.rate_free:
+            for name, default in (("lr", DEFAULT_LR), ("weight_decay", DEFAULT_DECAY)):
+                value = getattr(self, name)
+                require(value == default, name, "and --rate-free exclude each other", value)
+        if self.resume and self.overwrite:
+            raise ValueError("--resume goes on with a run and --overwrite discards it; give one")
+
+    @property
+    def share(self) -> float:
+        """Of the parameters that a budget keeps, and that sets the start of a tolerance."""
+        return DEFAULT_KEEP if self.keep is None else self.keep
+
+    def step_count(self, rows: int) -> int:
+        """Steps on `rows` images; what does not fill a batch is left out of an epoch."""
+        if self.steps is not None:
+            return self.steps
+        epochs = EPOCHS.get(self.model, OTHER_EPOCHS) if self.epochs is None else self.epochs
+        return epochs * (rows // min(self.batch_size, rows))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "output": str(self.output)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "TrainOptions":
+        known = {f.name for f in fields(cls)}
+        values = {k: v for k, v in values.items() if k in known}
+        return cls(**{**values, "output": Path(values["output"])})
