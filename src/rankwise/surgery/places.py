@@ -1,6 +1,7 @@
 """In how many places an example meets each matrix of a model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,12 +11,23 @@ from rankwise.surgery.layers import replace_
 from rankwise.surgery.sites import Found
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients; afterwards each module is in the mode that it was in."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
 def count_places(model: nn.Module, found: Found, example: Any) -> dict[str, int]:
     """Vectors that each layer puts out in one forward pass on `example`, by its name."""
     counts: dict[str, int] = {}
     packed = {name: model.get_submodule(name) for name in found.attentions}
-    training = {module: module.training for module in model.modules()}
     hooks = []
     for site in found.sites:
         if site.map is not None:
@@ -25,12 +37,10 @@ def count_places(model: nn.Module, found: Found, example: Any) -> dict[str, int]
     try:
         # Its twin computes the same and has layers that can be watched.
         replace_(model, dict(found.attentions))
-        model.eval()
-        call(model, example)
+        with evaluating(model):
+            call(model, example)
     finally:
         replace_(model, packed)
-        for module, mode in training.items():
-            module.training = mode
         for hook in hooks:
             hook.remove()
     return counts
