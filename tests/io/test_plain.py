@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,55 +13,12 @@ from torch import nn
 
 import rankwise as rw
 from cases import close
+from plain_networks import SELECT, network
 from rankwise.io.card import Card, Measurement
 from rankwise.io.load_plain import load_plain
 from rankwise.io.plain import save_plain
 from rankwise.surgery.thin import thin_pairs
 
-NETWORKS = """
-import torch
-from torch import nn
-
-
-class Convolutions(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.sequence = nn.Conv1d(6, 9, 3, stride=2, padding=1, dilation=2)
-        self.norm = nn.BatchNorm1d(9)
-        self.image = nn.Conv2d(9, 8, (3, 2), stride=(1, 2), padding="valid", bias=False)
-        self.grouped = nn.Conv2d(8, 8, 3, groups=8, padding=1)
-
-    def forward(self, x):
-        z = self.norm(self.sequence(x))
-        return self.grouped(self.image(z.unflatten(-1, (4, -1))))
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Embedding(13, 8, padding_idx=0)
-        self.hidden = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8, bias=False)])
-        self.out = nn.Linear(8, 13)
-        self.out.weight = self.table.weight
-
-    def forward(self, index):
-        x = self.table(index)
-        for layer in (*self.hidden, self.hidden[0]):
-            x = layer(x).tanh()
-        return self.out(x)
-
-
-def networks():
-    torch.manual_seed(1)
-    layer = nn.TransformerEncoderLayer(8, 2, 24, batch_first=True)
-    return {
-        "linear": (nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 2)), (3, 12)),
-        "convolutions": (Convolutions(), (2, 6, 34)),
-        "tied": (Tied(), None),
-        "transformer": (nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), (2, 5, 8)),
-    }
-"""
-SELECT = {"transformer": ["linear1", "linear2"]}
 NAMES = ["linear", "convolutions", "tied", "transformer"]
 
 WITHOUT = """
@@ -70,7 +28,9 @@ class Refuse:
         if name.partition(".")[0] == "rankwise":
             raise AssertionError("the card imports rankwise")
 sys.meta_path.insert(0, Refuse())
-""" + NETWORKS + """
+import torch
+from plain_networks import networks
+from torch import nn
 (code,) = re.findall(r"```python\\n(.*?)```", open("README.md").read(), re.S)
 torch.manual_seed(5)
 dense_model, _ = networks()[sys.argv[1]]
@@ -81,15 +41,6 @@ with torch.no_grad():
     torch.save(model(torch.load("x.pt")), "y.pt")
 print(sum(p.numel() for p in model.parameters()))
 """  # fmt: skip
-scope: dict[str, object] = {}
-exec(NETWORKS, scope)
-
-
-def network(name, draw) -> tuple[nn.Module, torch.Tensor]:
-    model, shape = scope["networks"]()[name]
-    x = torch.randint(0, 13, (3, 7), generator=draw) if shape is None else torch.randn(shape)
-    model(x)
-    return model.eval(), x
 
 
 def run_card(folder, name, x) -> tuple[torch.Tensor, int]:
@@ -97,7 +48,7 @@ def run_card(folder, name, x) -> tuple[torch.Tensor, int]:
     torch.save(x, folder / "x.pt")
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, name], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return torch.load(folder / "y.pt"), int(done.stdout)

@@ -60,12 +60,7 @@ def save_plain(
         ValueError: for a model with low-rank layers, or with a state that is no tensor. Nothing is
             written then.
     """
-    low_rank = [name for name, m in model.named_modules() if isinstance(m, Factored)]
-    if low_rank:
-        raise ValueError(
-            f"{listing(low_rank)}: low rank still. Save `rw.shrink(model)`, which is plain; "
-            "adapters end with `merge_(model, final=True)`."
-        )
+    check_plain(model)
     tensors, metadata = _tensors(model)
     pairs = thin_pairs(model)
     after = sum(p.numel() for p in model.parameters())
@@ -77,6 +72,16 @@ def save_plain(
     write_tensors(path / WEIGHTS, tensors, metadata)
     write_text(path / CARD, card_text(card or Card(), content, WEIGHTS))
     return PlainExport(path, tuple(pairs), before, after, tuple(attentions))
+
+
+def check_plain(model: nn.Module) -> None:
+    """ValueError for a model with low-rank layers."""
+    low_rank = [name for name, m in model.named_modules() if isinstance(m, Factored)]
+    if low_rank:
+        raise ValueError(
+            f"{listing(low_rank)}: low rank still. Save `rw.shrink(model)`, which is plain; "
+            "adapters end with `merge_(model, final=True)`."
+        )
 
 
 def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
