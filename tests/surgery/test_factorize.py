@@ -221,6 +221,9 @@ def test_a_transformer_encoder_works_in_training_and_in_evaluation(draw):
     y = model(x)
     with torch.no_grad():
         close(model.eval()(x), y.detach())
+        small = rw.shrink(model)
+        assert type(small.layers[1].self_attn) is nn.MultiheadAttention
+        close(small(x), y.detach())
     rw.densify_(model)
     with torch.no_grad():
         close(model.eval()(x), y.detach())

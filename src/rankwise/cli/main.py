@@ -38,13 +38,20 @@ def _run(arguments: list[str]) -> None:
         import tyro
     except ImportError as error:
         raise ImportError(f"the command line needs tyro: {INSTALL}") from error
+    from rankwise.cli.compress import run_compress
     from rankwise.cli.finetune import run_finetune
     from rankwise.cli.plan import run_plan
     from rankwise.cli.study import run_study
     from rankwise.cli.train import run_train
 
     tyro.extras.subcommand_cli_from_dict(
-        {"finetune": run_finetune, "plan": run_plan, "study": run_study, "train": run_train},
+        {
+            "compress": run_compress,
+            "finetune": run_finetune,
+            "plan": run_plan,
+            "study": run_study,
+            "train": run_train,
+        },
         prog="rankwise",
         description="Low-rank training and fine-tuning, with ranks that find themselves.",
         args=arguments,

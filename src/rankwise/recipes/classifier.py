@@ -41,25 +41,34 @@ def pretrained_classifier(source: str | Path, classes: int, seed: int) -> Pretra
 
     Raises ImportError without transformers, ValueError if there is no such model.
     """
-    try:
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-    except ImportError as error:
-        raise ImportError(f"fine-tuning needs transformers: {INSTALL}") from error
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        encoder = AutoModel.from_pretrained(source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ValueError(f"no model could be loaded from {str(source)!r}: {first}") from error
+    encoder, tokenizer = load_pretrained(source, "AutoModel")
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(f"the tokenizer of {str(source)!r} has no padding token")
         tokenizer.pad_token = tokenizer.eos_token
     torch.manual_seed(seed)
     return Pretrained(Classifier(encoder, encoder.config.hidden_size, classes), tokenizer)
+
+
+def load_pretrained(source: str | Path, kind: str) -> tuple[Any, Any]:
+    """A model in float32 and its tokenizer, by a class of transformers such as `AutoModel`.
+
+    Raises ImportError without transformers, ValueError if there is no such model.
+    """
+    try:
+        import transformers
+        from transformers.utils import logging
+    except ImportError as error:
+        raise ImportError(f"pretrained models need transformers: {INSTALL}") from error
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        model = getattr(transformers, kind).from_pretrained(source, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"no model could be loaded from {str(source)!r}: {first}") from error
+    return model, tokenizer
 
 
 def encode(tokenizer: Any, examples: Sequence[Example], max_length: int) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 import copy
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,16 +44,16 @@ def flops_per_image(model: nn.Module, image: Tensor) -> int:
 
 
 @torch.inference_mode()
-def latencies(models: Sequence[nn.Module], images: Tensor) -> list[float]:
-    """Median seconds of a forward pass, the models in turn, on one thread."""
+def latencies(calls: Sequence[Callable[[], object]]) -> list[float]:
+    """Median seconds of each call, all in turn, on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    seconds: list[list[float]] = [[] for _ in models]
+    seconds: list[list[float]] = [[] for _ in calls]
     try:
         for _ in range(ROUNDS):
-            for model, own in zip(models, seconds, strict=True):
+            for run, own in zip(calls, seconds, strict=True):
                 start = time.perf_counter()
-                model(images)
+                run()
                 own.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(before)
@@ -68,7 +69,9 @@ def in_use(model: nn.Module) -> nn.Module:
 def measured(models: dict[str, nn.Module], data: Images, files: dict[str, Path]) -> dict[str, Any]:
     """FLOPs and latency of each model in the form that runs, and the bytes of its file."""
     copies = [in_use(model) for model in models.values()]
-    times = {rows: latencies(copies, data.test[:rows]) for rows in BATCHES}
+    times = {
+        rows: latencies([partial(model, data.test[:rows]) for model in copies]) for rows in BATCHES
+    }
     return {
         name: {
             "flops_per_image": flops_per_image(model, data.test[0]),

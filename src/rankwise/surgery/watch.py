@@ -10,18 +10,27 @@ from rankwise.surgery.sites import Found
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, `model` evaluates; afterwards each module is in the mode that it was in."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+@contextmanager
 def watchable(model: nn.Module, found: Found) -> Iterator[None]:
     """Within, `model` evaluates, and every site of `found` is a module that is called.
 
     A packed attention stands back for its split twin, which computes the same.
     """
     packed = {name: model.get_submodule(name) for name in found.attentions}
-    training = {module: module.training for module in model.modules()}
     try:
         replace_(model, dict(found.attentions))
-        model.eval()
-        yield
+        with evaluating(model):
+            yield
     finally:
         replace_(model, packed)
-        for module, mode in training.items():
-            module.training = mode

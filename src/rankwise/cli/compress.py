@@ -1,0 +1,31 @@
+"""`rankwise compress`: the job, with its progress and its table on the screen."""
+
+from rankwise.cli.progress import progress
+from rankwise.recipes.compress import FIGURE, PLAIN, TABLE, compress
+from rankwise.recipes.compress_options import CompressOptions
+from rankwise.recipes.compress_table import table_of
+from rankwise.recipes.folder import METRICS
+from rankwise.recipes.history import Line
+
+
+def run_compress(options: CompressOptions) -> None:
+    """Compress, heal, and print how the model compares with its original."""
+    with progress(_state) as (console, watcher):
+        outcome = compress(options, watcher)
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    header, rows = table_of(outcome.metrics)
+    table = Table(header[0], box=SIMPLE_HEAD, pad_edge=False)
+    for name in header[1:]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    files = ", ".join(str(outcome.folder / name) for name in (FIGURE, TABLE, METRICS))
+    console.print(f"written: {files}", soft_wrap=True)
+    console.print(f"plain PyTorch, with a card that says how to load it: {outcome.folder / PLAIN}")
+
+
+def _state(line: Line) -> str:
+    return f"loss {line['loss']:.4f}"

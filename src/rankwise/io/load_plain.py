@@ -1,0 +1,64 @@
+"""A compressed model out of its dense twin. Every model card holds this file, as it is."""
+
+import copy
+import json
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor, nn
+
+
+def load_plain(model: nn.Module, path: str) -> nn.Module:
+    """A copy of `model` (dense) in which layers that are two in the file are two, with its weights.
+
+    Tensors that the file holds once for several names are shared in the copy.
+
+    Raises:
+        RuntimeError: if the weights do not fit, for example of a model of other widths.
+    """
+    with safe_open(path, framework="pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}
+        metadata = file.metadata()
+    shared = {name: kept for name, kept in metadata.items() if kept in state}
+    linear = json.loads(metadata["linear"])
+    state.update({name: state[kept] for name, kept in shared.items()})
+    model = copy.deepcopy(model)
+    made: dict[int, nn.Module] = {}
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        whole, first, second = (f"{name}{end}.weight" for end in ("", ".0", ".1"))
+        if hasattr(layer, "weight") and whole not in state and second in state:
+            bias = f"{name}.1.bias" in state
+            if id(layer) not in made:
+                made[id(layer)] = _two_layers(layer, state[first], state[second], bias)
+            _put(model, name, made[id(layer)])
+        elif type(layer).__name__ == "Conv1D" and name in linear:
+            _put(model, name, nn.Linear(layer.nx, layer.nf).train(layer.training))
+    for layer in model.modules():
+        if isinstance(layer, nn.TransformerEncoderLayer):
+            # Its fast path, switched off by this, reads the weights of both and calls neither.
+            if {type(layer.linear1), type(layer.linear2)} != {nn.Linear}:
+                layer.activation_relu_or_gelu = 0
+    for name, kept in shared.items():
+        _put(model, name, model.get_parameter(kept))
+    model.load_state_dict(state)
+    return model
+
+
+def _two_layers(layer: Any, first: Tensor, second: Tensor, bias: bool) -> nn.Module:
+    """Two layers in place of one, with weights of these shapes; the inner width is the rank."""
+    out, rank = second.shape[:2]
+    a: nn.Module = nn.Linear(first.shape[1], first.shape[0], bias=False)
+    b: nn.Module = nn.Linear(rank, out, bias=bias)
+    if isinstance(layer, nn.Embedding):
+        a = nn.Embedding(len(first), rank, padding_idx=layer.padding_idx)
+    elif isinstance(layer, nn.Conv1d | nn.Conv2d):
+        kind: Any = type(layer)
+        moves = (layer.stride, layer.padding, layer.dilation)
+        a = kind(layer.in_channels, rank, layer.kernel_size, *moves, bias=False)
+        b = kind(rank, out, 1, bias=bias)
+    return nn.Sequential(a, b).to(first.dtype).train(layer.training)
+
+
+def _put(model: nn.Module, name: str, value: object) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, value)

@@ -1,0 +1,235 @@
+"""The job of `rankwise compress`."""
+
+import copy
+import json
+import statistics
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.flop_counter import FlopCounterMode
+
+from rankwise.io.atomic import write_text
+from rankwise.io.card import Card, Measurement
+from rankwise.io.checkpoint import load, save
+from rankwise.io.plain import save_plain
+from rankwise.optim.optimizer import Optimizer
+from rankwise.recipes.comparison import latencies
+from rankwise.recipes.compress_options import CompressOptions
+from rankwise.recipes.compress_table import table_of
+from rankwise.recipes.cuts import Cut, make_cut
+from rankwise.recipes.examples import batch_at
+from rankwise.recipes.folder import METRICS, begin, prepared
+from rankwise.recipes.history import Line, Watcher
+from rankwise.recipes.machine import peak_memory, versions
+from rankwise.recipes.subject import Subject, healing_loss
+from rankwise.recipes.subjects import subject_for
+from rankwise.recipes.training import CHECKPOINT, HISTORY, Run, train, warm_up_and_decay
+from rankwise.report.compression_figure import draw_compression
+from rankwise.report.markdown import markdown
+from rankwise.surgery.factorize import factorize_, plan_factorize
+from rankwise.surgery.init import Random
+from rankwise.surgery.layers import factored_layers
+from rankwise.surgery.places import call
+from rankwise.surgery.shrink import shrink
+
+CUT, FACTORS = "cut.json", "factors.safetensors"
+PLAIN, TABLE, FIGURE, PLAN = "plain", "table.md", "compression.png", "plan.txt"
+BATCHES = (1, 32)
+TAIL = 30
+PACKAGES = ("rankwise", "torch", "safetensors", "transformers")
+
+
+class Outcome(NamedTuple):
+    """What a finished run leaves, beside its files."""
+
+    metrics: dict[str, Any]
+    history: list[Line]
+    folder: Path
+
+
+def compress(asked: CompressOptions, watcher: Watcher) -> Outcome:
+    """Compress as `asked`, or go on with the run in `asked.output`; writes the folder's files.
+
+    Raises ValueError, TypeError, FileNotFoundError, ImportError or RuntimeError for what the user
+    can mend, and Interrupted when asked to stop.
+    """
+    options = prepared(asked)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    watcher.say("loading model and data")
+    subject = subject_for(options)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    original = subject.model.to(device)
+    if not options.resume:
+        begin(options, (CUT, FACTORS, TABLE, FIGURE, PLAN, CHECKPOINT, HISTORY))
+    plan = options.output / PLAN
+    cut, model = _cut_model(subject, original, options, watcher)
+    if not plan.exists():
+        planned = plan_factorize(original, rank=cut.ranks, example=subject.example(1))
+        write_text(plan, f"{planned}\n")
+    history = _heal(subject, original, model, options, watcher)
+    watcher.say("measuring")
+    small = shrink(model).cpu().eval()
+    metrics = _metrics(options, subject, original.cpu(), small, cut, history)
+    _write(options, subject, small, metrics, cut, history)
+    return Outcome(metrics, history, options.output)
+
+
+def _cut_model(
+    subject: Subject, original: nn.Module, options: CompressOptions, watcher: Watcher
+) -> tuple[Cut, nn.Module]:
+    """The cut, made or read, and a low-rank copy of the model as it stands before healing."""
+    file, factors = options.output / CUT, options.output / FACTORS
+    model = copy.deepcopy(original)
+    if options.resume and file.exists():
+        cut = Cut.from_json(json.loads(file.read_text(encoding="utf-8")))
+        factorize_(model, rank=cut.ranks, init=Random())
+        _choose_trained_(model)
+        load(model, factors)
+        return cut, model
+    cut, init = make_cut(subject, original, options, watcher)
+    factorize_(model, rank=cut.ranks, init=init)
+    _choose_trained_(model)
+    cut = cut._replace(measured=subject.measure(model))
+    save(model, factors)
+    write_text(file, json.dumps(cut.to_json()) + "\n")
+    return cut, model
+
+
+def _choose_trained_(model: nn.Module) -> None:
+    """Factors heal, and with them biases and norms, which have one dimension; no whole weight."""
+    model.requires_grad_(False)
+    for p in model.parameters():
+        p.requires_grad_(p.ndim == 1)
+    for layer in factored_layers(model).values():
+        for p in (layer.U, layer.S, layer.V):
+            p.requires_grad_(True)
+
+
+def _heal(
+    subject: Subject,
+    original: nn.Module,
+    model: nn.Module,
+    options: CompressOptions,
+    watcher: Watcher,
+) -> list[Line]:
+    if options.heal_steps == 0:
+        return []
+    weight = options.distill if options.distill is not None else 0.5
+    if not subject.has_labels:
+        weight = 1.0
+    optimizer = Optimizer(model, lr=options.lr, max_step=float("inf"))
+    run = Run(
+        model=model,
+        optimizer=optimizer,
+        scheduler=LambdaLR(optimizer, warm_up_and_decay(options.heal_steps)),
+        folder=options.output,
+        steps=options.heal_steps,
+        save_every=options.save_every,
+        identity={"data": subject.fingerprint()},
+    )
+
+    def loss_at(step: int) -> Tensor:
+        rows = batch_at(step, count=subject.rows, batch_size=options.batch_size, seed=options.seed)
+        return healing_loss(subject, model, original, subject.batch(rows), weight)
+
+    watcher.say("healing")
+    watcher.expect(options.heal_steps)
+    # A run that was stopped before its first checkpoint starts to heal anew.
+    begun = options.resume and (options.output / CHECKPOINT).exists()
+    if not begun:
+        (options.output / HISTORY).unlink(missing_ok=True)
+    torch.manual_seed(options.seed)
+    original.requires_grad_(False).eval()
+    return train(run, loss_at, watcher.step, resume=begun)
+
+
+def _metrics(
+    options: CompressOptions,
+    subject: Subject,
+    original: nn.Module,
+    small: nn.Module,
+    cut: Cut,
+    history: list[Line],
+) -> dict[str, Any]:
+    models = {"before": original, "after": small}
+    times = {
+        rows: latencies([partial(call, m, subject.example(rows)) for m in models.values()])
+        for rows in BATCHES
+    }
+    found: dict[str, Any] = {
+        name: {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "flops": _flops(model, subject.example(1)),
+            "bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+            "latency": {str(rows): times[rows][i] for rows in BATCHES},
+        }
+        for i, (name, model) in enumerate(models.items())
+    }
+    found["before"] |= cut.original
+    found["cut"] = cut.measured
+    found["after"] |= subject.measure(small)
+    return found | {
+        "subject": subject.name,
+        "keep": cut.keep,
+        "ranks": cut.ranks,
+        "curve": cut.curve,
+        "heal_loss": statistics.fmean(line["loss"] for line in history[-TAIL:])
+        if history
+        else None,
+        "heal_seconds": sum(line["seconds"] for line in history),
+        "steps": len(history),
+        "peak_memory_bytes": peak_memory(),
+        "seed": options.seed,
+        "options": options.to_json(),
+        "versions": versions(PACKAGES),
+    }
+
+
+def _tail_mean(history: list[Line]) -> float | None:
+    return statistics.fmean(line["loss"] for line in history[-TAIL:]) if history else None
+
+
+@torch.no_grad()
+def _flops(model: nn.Module, example: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call(model, example)
+    return counter.get_total_flops()
+
+
+def _write(
+    options: CompressOptions,
+    subject: Subject,
+    small: nn.Module,
+    metrics: dict[str, Any],
+    cut: Cut,
+    history: list[Line],
+) -> None:
+    """All files but `metrics.json` first: where that is, the run is complete."""
+    folder = options.output
+    table = markdown(*table_of(metrics))
+    card = _card(subject, metrics, table)
+    save_plain(subject.inner(small), folder / PLAIN, card=card)
+    subject.save_beside(folder / PLAIN)
+    write_text(folder / TABLE, table)
+    draw_compression(metrics, cut.spectra, cut.shapes, folder / FIGURE)
+    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+
+
+def _card(subject: Subject, metrics: Mapping[str, Any], table: str) -> Card:
+    measured = [
+        Measurement(name, round(before, 4), round(metrics["after"][name], 4), "held-out rows")
+        for name, before in metrics["before"].items()
+        if isinstance(before, float)
+    ]
+    cut = "truncated SVD" if metrics["options"]["plain"] else "an SVD in the metric of the loss"
+    text = (
+        f"Made by `rankwise compress`: every layer cut by {cut}, {metrics['keep']:.0%} of the "
+        f"weights of the layers in question kept, then healed in {metrics['steps']} steps."
+    )
+    return Card(f"{subject.name}, compressed", subject.name, f"{text}\n\n{table}", measured)
