@@ -121,12 +121,8 @@ def run(seed: int, options: Options) -> dict[str, Any]:
 
 def calibrated(subject: LanguageSubject, **options: Any) -> rw.compress.Calibration:
     """In batches, of the first passages of the seed's order."""
-    batches = [
-        subject.batch(range(start, start + BATCH)) for start in range(0, CALIBRATION, BATCH)
-    ]
-    return calibrate(
-        subject.model, batches, subject.sampled_loss, select=subject.select, **options
-    )
+    batches = [subject.batch(range(start, start + BATCH)) for start in range(0, CALIBRATION, BATCH)]
+    return calibrate(subject.model, batches, subject.sampled_loss, select=subject.select, **options)
 
 
 def heal_(
@@ -154,7 +150,8 @@ def heal_(
         schedule.step()
         print(
             f"{seed} step {step} loss {loss.item():.3f}, {middle - begin:.1f} s for the gradient, "
-            f"{time.perf_counter() - middle:.1f} s for the step", flush=True
+            f"{time.perf_counter() - middle:.1f} s for the step",
+            flush=True,
         )
         if options.watch and (step + 1) % options.watch == 0:
             print("held out", subject.measure(model), flush=True)

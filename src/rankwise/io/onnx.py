@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from rankwise.io.atomic import replacing
 from rankwise.io.plain import check_plain
-from rankwise.surgery.places import call, evaluating
+from rankwise.surgery.places import call
+from rankwise.surgery.watch import evaluating
 
 INSTALL = 'pip install "rankwise[onnx]"'
 TOLERANCE = 1e-4
