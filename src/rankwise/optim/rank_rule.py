@@ -23,7 +23,7 @@ class Clock(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Directions that one layer may keep."""
+    """Directions that one layer, or one mode of a tensor, may keep."""
 
     sigma: Tensor
     """Singular values after the step, descending, before anything is cut."""
@@ -32,11 +32,12 @@ class Candidates(NamedTuple):
     shape: tuple[int, int]
     whole: bool = False
     """Whether the factors are the layer's whole weight, not added to a frozen one."""
+    numbers: float | None = None
+    """Parameters of one direction; None: a column of `U`, one of `V`, a singular value."""
 
     @property
-    def cost(self) -> int:
-        """Parameters of one direction: a column of `U`, one of `V`, a singular value."""
-        return sum(self.shape) + 1
+    def cost(self) -> float:
+        return sum(self.shape) + 1 if self.numbers is None else self.numbers
 
 
 class RankRule(ABC):
