@@ -19,7 +19,7 @@ from rankwise.numerics.factors import Factors
 from rankwise.surgery.adapt import adapter_for, factor_like
 from rankwise.surgery.layers import (
     Layer,
-    factored_layers,
+    low_rank_layers,
     obstacle,
     parametric_layers,
     replace_,
@@ -72,7 +72,7 @@ def load(model: nn.Module, folder: str | Path) -> None:
     """
     document = read_document(_file(folder), format=FORMAT, version=VERSION)
     state = stored(document.path, document.tensors, document.content)
-    if factored_layers(model):
+    if low_rank_layers(model):
         check_fits(model, state)
     else:
         _adapt_as_stored_(model, state)
