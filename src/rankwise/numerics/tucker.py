@@ -51,8 +51,8 @@ class Tucker(NamedTuple):
         (p, q), places = self.ranks, self.core[0, 0].numel()
         out_channels, in_channels = self.shape
         return [
-            Mode(p, (out_channels, q * places), out_channels + q * places / 2),
-            Mode(q, (in_channels, p * places), in_channels + p * places / 2),
+            Mode(p, (out_channels, in_channels * places), out_channels + q * places / 2),
+            Mode(q, (in_channels, out_channels * places), in_channels + p * places / 2),
         ]
 
     def distance(self, other: "Tucker") -> Tensor:
