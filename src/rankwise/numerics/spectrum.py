@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
-from rankwise.numerics.tucker import first_mode, second_mode, times_first, times_second
+from rankwise.numerics.tucker import (
+    first_mode,
+    left_singular,
+    second_mode,
+    times_first,
+    times_second,
+)
 
 
 def spectral_power(X: Tensor, power: float, *, rtol: float = 1e-6) -> Tensor:
@@ -31,7 +37,7 @@ def spectral_power(X: Tensor, power: float, *, rtol: float = 1e-6) -> Tensor:
 
 def _side(X: Tensor, power: float, rtol: float) -> Tensor:
     """`(X X^T)^-s` up to a factor, on the singular values that are kept."""
-    P, sigma, _ = torch.linalg.svd(X, full_matrices=False)
+    P, sigma = left_singular(X)
     relative, kept = _relative(sigma, rtol)
     weights = torch.where(kept, relative, 1.0).pow((power - 1) / 2).mul_(kept)
     return (P * weights) @ P.mT

@@ -151,9 +151,19 @@ def hosvd(W: Tensor, ranks: tuple[int, int], *, sweeps: int = 1) -> Tucker:
     return Tucker(U, times_second(times_first(W, U.mT), V.mT).contiguous(), V)
 
 
+def left_singular(X: Tensor) -> tuple[Tensor, Tensor]:
+    """`P` (m, s) and `sigma` (s,) of the thin SVD of `X` (m, n), s = min(m, n).
+
+    By `X^T = Q R` and the SVD of `R^T`, several times as fast for the wide modes of a kernel.
+    """
+    R = torch.linalg.qr(X.mT, mode="r")[1]
+    P, sigma, _ = svd(R.mT)
+    return P, sigma
+
+
 def leading(X: Tensor, rank: int) -> Tensor:
     """The left singular vectors (m, rank) of the largest singular values of `X` (m, n)."""
-    return svd(X)[0][:, :rank].contiguous()
+    return left_singular(X)[0][:, :rank].contiguous()
 
 
 def variance_preserving_tucker(

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.orth import augment
-from rankwise.numerics.retract import svd, whole
+from rankwise.numerics.retract import whole
 from rankwise.numerics.tucker import (
     Tucker,
     first_mode,
     leading,
+    left_singular,
     second_mode,
     times_first,
     times_second,
@@ -73,7 +74,7 @@ class TuckerTangent(NamedTuple):
         p, q = at.ranks
         core[:p, :q] += at.core
         return TuckerSpectrum(
-            U_hat, core, V_hat, *svd(first_mode(core))[:2], *svd(second_mode(core))[:2]
+            U_hat, core, V_hat, *left_singular(first_mode(core)), *left_singular(second_mode(core))
         )
 
 
