@@ -103,6 +103,11 @@ def test_a_cut_lowers_a_rank_that_the_other_mode_cannot_fill(draw):
     end = project_kernel(f, dense(f, draw)).displaced(f)
     assert end.cut_to((8, 1)).ranks == (4, 1)
     assert end.cut_to((1, 4)).ranks == (1, 4)
+    turned = tucker(4, 9, (2, 2), (2, 8), draw)
+    assert project_kernel(turned, dense(turned, draw)).displaced(turned).cut_to((1, 8)).ranks == (
+        1,
+        4,
+    )
     line = tucker(6, 5, (1, 1), (3, 3), draw)
     end = project_kernel(line, dense(line, draw)).displaced(line)
     assert end.cut_to((2, 4)).ranks == (2, 2)

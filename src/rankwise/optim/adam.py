@@ -28,6 +28,8 @@ class Adam(UpdateRule):
     moments need no transport and never go stale. As in Adafactor (Shazeer and Stern, 2018) the
     second moment of entry (i, j) is the product `v_i c_j` up to a constant.
 
+    In a Tucker kernel rows are output channels and columns input channels.
+
     The spectrum of `D` decides whether rank pays: a gradient's own is so steep that only its first
     directions move, a flat one (Muon) trains noise. Its square root is between the two.
 
@@ -37,7 +39,8 @@ class Adam(UpdateRule):
     Args:
         betas: decay of the first and second moments, in [0, 1).
         power: `R = v^-power`, `C = c^-power`; 1/2 is Adam's, 0 leaves rows and columns alone.
-        spectrum: power of the singular values of the direction; 1 leaves them alone.
+        spectrum: power of the singular values of the direction, in a Tucker kernel of both modes
+            (see `spectral_power`); 1 leaves them alone.
         eps: smallest second moment of a row, relative to the mean over rows.
     """
 

@@ -33,37 +33,38 @@ DEFAULT_MAX_STEP = 0.002
 
 
 class Optimizer(torch.optim.Optimizer):
-    """Trains a model with factored layers; ranks adapt inside `step()`, nothing else to call.
+    """Trains a model with low-rank layers; ranks adapt inside `step()`, nothing else to call.
 
-    Each factored layer takes the step `W - h * direction` in `span[U, K] x span[V, L]` and is
-    retracted to the rank that the rank rule allows; momentum is carried along. All other trainable
+    Each low-rank layer takes the step `W - h * direction` in `span[U, K] x span[V, L]` and is
+    retracted to the ranks that the rank rule allows; momentum is carried along. All other trainable
     parameters take an AdamW step. A step with a non-finite gradient is skipped and counted.
 
     Args:
-        model: with layers from `rankwise.adapt_`, or built of `LowRankLinear` and `LowRankConv2d`;
-            its trainable parameters are found by itself.
+        model: with layers from `rankwise.adapt_`, or built of `LowRankLinear`, `LowRankConv2d`
+            and `nn.TuckerConv2d`; its trainable parameters are found by itself.
         lr: learning rate, >= 0; works with the schedulers of `torch.optim.lr_scheduler`. For `Adam`
             and `Spectral` it is the relative change of a weight in one step (for gradients without
             noise), the same number for small and large models, 3e-3 by default; for `SGD` and
             `HeavyBall` a plain rate. Dense parameters take it as AdamW's. With `RateFree` only its
             course over time has an effect, not its size; 1 by default.
-        rule: update rule of the factored layers.
+        rule: update rule of the low-rank layers; `Spectral` is for matrices only.
         rank_rule: how ranks adapt.
-        integrator: how a step is taken, one of `rankwise.integrators`. One that asks for more than
-            one point keeps each layer's inputs and output gradients from backward to step (and
-            unfolds the patches of a convolution there); one that
-            runs the model again needs `step(closure)` and the rule `SGD`.
+        integrator: how a step is taken, one of `rankwise.integrators`; all but the default
+            `ParallelBUG` are for matrices only. One that asks for more than one point keeps each
+            layer's inputs and output gradients from backward to step (and unfolds the patches of a
+            convolution there); one that runs the model again needs `step(closure)` and the rule
+            `SGD`.
         control: how long steps are: by `lr`, or without one by `rankwise.RateFree()`.
-        weight_decay: decoupled, on `S` of factored layers (`||S|| = ||U S V^T||`) and on dense
-            parameters, >= 0.
-        max_step: no step moves a factored layer by more than this fraction of the Frobenius norm
+        weight_decay: decoupled, on the core of low-rank layers (its norm is that of the weight) and
+            on dense parameters, >= 0.
+        max_step: no step moves a low-rank layer by more than this fraction of the Frobenius norm
             of its weight, > 0, by default 0.002; see `rankwise.optim.trust`. `float("inf")`: no
             limit. For steps by `lr` only.
         groups: dicts with `params` (parameters, modules or their names) and options of their own
             (`lr`, `weight_decay`, `max_step`); what they leave out is in the last group.
 
     Attributes:
-        layers: the factored layers that it trains, with their names.
+        layers: the low-rank layers that it trains, with their names.
         steps: number of steps taken.
         skipped: number of steps skipped for a non-finite gradient.
     """

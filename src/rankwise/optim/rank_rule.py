@@ -1,5 +1,7 @@
 """Rank rules: how many directions each layer keeps after a step.
 
+What is said of layers here holds for the modes of a Tucker kernel: each of them has a rank.
+
 New directions need time to grow before they are judged. So a rule works in cycles of `every`
 steps: in a cycle's first step each layer keeps up to `grow` new directions, in its last step the
 rule decides which of all its directions stay. No rule needs the total number of steps: once the
