@@ -83,7 +83,13 @@ class TangentVector(Protocol):
         """The tangent vector at the same point that has these coordinates."""
         ...
 
-    def squared_norm(self) -> Tensor: ...
+    def squares(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared lengths of the rows of `K` (out,), of `L` (in,), and `||xi||^2` by them."""
+        ...
+
+    def squared_norm(self) -> Tensor:
+        """`||xi||_F^2`, never negative by rounding."""
+        ...
 
     def along(self, at: Any) -> Tensor:
         """`<xi, W>` for the point `W` at which it is tangent."""

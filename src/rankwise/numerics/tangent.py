@@ -29,6 +29,10 @@ class Tangent(NamedTuple):
     def like(self, K: Tensor, L: Tensor, C: Tensor) -> "Tangent":
         return Tangent(K, L, C)
 
+    def squares(self) -> tuple[Tensor, Tensor, Tensor]:
+        rows, columns = self.K.square().sum(1), self.L.square().sum(1)
+        return rows, columns, rows.sum() + columns.sum() - self.C.square().sum()
+
     def squared_norm(self) -> Tensor:
         return squared_norm(self)
 

@@ -47,12 +47,19 @@ class TuckerTangent(NamedTuple):
     def dense(self, at: Tucker) -> Tensor:
         return Tucker(*split(at, self)).dense()
 
-    def squared_norm(self) -> Tensor:
-        """`||C||^2 + ||K||^2 - ||U^T K||^2 + ||L||^2 - ||V^T L||^2`; `U^T K = C_(1) A_(1)^T`."""
+    def squares(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`||xi||^2 = ||C||^2 + ||K||^2 - ||U^T K||^2 + ||L||^2 - ||V^T L||^2`.
+
+        `U^T K` is `C_(1) A_(1)^T`, and `V^T L` likewise.
+        """
+        rows, columns = self.K.square().sum(1), self.L.square().sum(1)
         inside_K = first_mode(self.C) @ first_mode(self.A).mT
         inside_L = second_mode(self.C) @ second_mode(self.B).mT
-        plus = self.C.square().sum() + self.K.square().sum() + self.L.square().sum()
-        return (plus - inside_K.square().sum() - inside_L.square().sum()).clamp_min(0.0)
+        inside = self.C.square().sum() - inside_K.square().sum() - inside_L.square().sum()
+        return rows, columns, rows.sum() + columns.sum() + inside
+
+    def squared_norm(self) -> Tensor:
+        return self.squares()[2].clamp_min(0.0)
 
     def along(self, at: Tucker) -> Tensor:
         return (self.C * at.core).sum()

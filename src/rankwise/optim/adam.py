@@ -63,10 +63,10 @@ class Adam(UpdateRule):
         state["step"] = step = state.get("step", 0) + 1
         M = accumulate(state, gradient, keep=beta1, add=1 - beta1)
         ahead = look_ahead(M, gradient, keep=beta1, step=step)
-        rows, columns = gradient.K.square().sum(1), gradient.L.square().sum(1)
+        rows, columns, energy = gradient.squares()
         _average(state, "row", rows, beta2)
         _average(state, "column", columns, beta2)
-        _average(state, "energy", gradient.squared_norm(), beta2)
+        _average(state, "energy", energy, beta2)
         return self._precondition(f, ahead, state)
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
