@@ -1,5 +1,7 @@
 """Files of models that mix matrices and Tucker kernels."""
 
+import json
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -58,13 +60,15 @@ def test_a_run_goes_on_bit_by_bit_after_ranks_changed(options, tmp_path):
     assert all(map(torch.equal, weights(model), weights(again)))
 
 
-def rewrite(path, change) -> None:
+def rewrite(path, change, **described) -> None:
+    """Change tensors of layer "0", and what is said of it."""
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
+        document = json.loads(file.metadata()["rankwise"])
+    document["layers"]["0"].update(described)
     tensors = load_file(path)
     for name, new in change.items():
         tensors[f"0.{name}"] = new(tensors[f"0.{name}"]).contiguous()
-    save_file(tensors, path, metadata)
+    save_file(tensors, path, {"rankwise": json.dumps(document)})
 
 
 def test_files_that_do_not_fit_are_refused_and_change_nothing(tmp_path, draw):
@@ -92,7 +96,22 @@ def test_files_that_do_not_fit_are_refused_and_change_nothing(tmp_path, draw):
         rewrite(path, change)
         with pytest.raises(ValueError, match=error):
             load(model, tmp_path)
+    for kind in ("cp", ["tucker"]):
+        rewrite(save(model, tmp_path), {}, kind=kind)
+        with pytest.raises(ValueError, match="layer '0' is a .*known are matrix, tucker"):
+            load(model, tmp_path)
     assert all(map(torch.equal, before, weights(model)))
+
+
+def test_a_file_without_kinds_is_of_matrices(tmp_path, draw):
+    model, other = nn.Sequential(mixed(0)[5]), nn.Sequential(mixed(1)[5])
+    path = save(model, tmp_path)
+    with safe_open(path, "pt") as file:
+        document = json.loads(file.metadata()["rankwise"])
+    del document["layers"]["0"]["kind"]
+    save_file(load_file(path), path, {"rankwise": json.dumps(document)})
+    load(other, tmp_path)
+    assert all(map(torch.equal, weights(model), weights(other)))
 
 
 def test_counting_planning_and_export_know_the_kernel(tmp_path):

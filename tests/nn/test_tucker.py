@@ -137,6 +137,22 @@ def test_a_state_dict_brings_its_ranks(draw):
         layer.load_state_dict(flat.state_dict())
 
 
+def test_a_compiled_layer_is_the_layer_also_after_a_change_of_ranks(draw):
+    torch.compiler.reset()
+    layer = plain(draw)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for ranks in ((2, 3), (4, 2)):
+        layer.set_factors_(plain(draw, ranks).factors())
+        x, slots = normal(2, CHANNELS, 5, 5, draw=draw), []
+        for module in (layer, compiled):
+            layer.zero_grad()
+            module(x).square().sum().backward()
+            slots.append(layer.gradient())
+        close(compiled(x), layer(x))
+        for got, expected in zip(*slots, strict=True):
+            close(got, expected, 1e-11)
+
+
 def test_what_does_not_fit_is_refused(draw):
     f = tucker(KERNELS, CHANNELS, (3, 3), (2, 3), draw)
     with pytest.raises(ValueError, match="`stride` must be at least 1, got 0"):

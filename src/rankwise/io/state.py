@@ -25,7 +25,7 @@ kind is from before there were two."""
 
 
 class StoredLayer(NamedTuple):
-    """One factored layer of a file."""
+    """One low-rank layer of a file."""
 
     factors: Factors | Tucker
     scale: float
@@ -200,7 +200,7 @@ def _kind(point_type: type) -> str:
 
 def _point_type(path: Path, name: str, entry: Any) -> type[Factors] | type[Tucker]:
     kind = entry.get("kind", "matrix") if isinstance(entry, dict) else "matrix"
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{path}: layer {name!r} is a {kind!r}, known are {', '.join(KINDS)}")
     return KINDS[kind]
 

@@ -56,7 +56,7 @@ class Tucker(NamedTuple):
         ]
 
     def distance(self, other: "Tucker") -> Tensor:
-        """By parts outside and inside the bases of `other`, as `rankwise.numerics.factors` does."""
+        """By parts outside and inside the bases of `other`, as for matrices."""
         left, right = other.U.mT @ self.U, other.V.mT @ self.V
         rows = times_first(self.core, left)
         outside_left = times_first(self.core, self.U - other.U @ left)
@@ -73,7 +73,7 @@ def first_mode(X: Tensor) -> Tensor:
 
 def second_mode(X: Tensor) -> Tensor:
     """`X` (a, b, kh, kw) as the matrix (b, a k)."""
-    return X.transpose(0, 1).flatten(1)
+    return first_mode(X.transpose(0, 1))
 
 
 def times_first(X: Tensor, A: Tensor) -> Tensor:
@@ -93,10 +93,11 @@ def unit_cores(core: Tensor) -> tuple[Tensor, Tensor]:
     matrices. So in mode 1 the kernel is the matrix `U S1 V1^T` of orthonormal `U` and `V1`, where
     `V1^T` is mode 1 of `A x2 V`; in mode 2 likewise. Needs `p <= q k` and `q <= p k`.
     """
-    swapped = core.transpose(0, 1)
-    A = orthonormalise(first_mode(core).mT).mT.unflatten(1, core.shape[1:])
-    B = orthonormalise(second_mode(core).mT).mT.unflatten(1, swapped.shape[1:])
-    return A, B.transpose(0, 1)
+    return _unit_rows(core), _unit_rows(core.transpose(0, 1)).transpose(0, 1)
+
+
+def _unit_rows(X: Tensor) -> Tensor:
+    return orthonormalise(first_mode(X).mT).mT.unflatten(1, X.shape[1:])
 
 
 def check_ranks(ranks: tuple[int, int], shape: tuple[int, ...]) -> None:
