@@ -311,6 +311,48 @@ def test_the_first_rate_free_step_is_as_long_as_it_was_told(draw):
     close(way, torch.tensor(0.01 * 6**0.5, dtype=torch.float64), 1e-10)
 
 
+def as_images(in_channels: int, kernel: tuple[int, int]) -> torch.Tensor:
+    """Images of the size of the kernel, on which a convolution gives the entries of its kernel."""
+    size = in_channels * kernel[0] * kernel[1]
+    return torch.eye(size, dtype=torch.float64).reshape(size, in_channels, *kernel)
+
+
+def test_every_rate_free_step_follows_the_formula(draw):
+    """There and back again: the distance grows on the way out and rests on the way back."""
+    f = tucker(6, 4, (2, 2), (6, 4), draw)
+    layer, W0 = layer_of(f), f.dense()
+    optimizer = Optimizer(layer, rule=SGD(), control=RateFree(start=0.01, growth=0.5))
+    away, W = W0 + normal(6, 4, 2, 2, draw=draw), W0
+    size, farthest, squares, grown = 6**0.5, 0.01, 0.0, []
+    for target in [away] * 12 + [W0] * 8:
+        optimizer.zero_grad()
+        entries = layer(as_images(4, (2, 2)))[:, :, 0, 0].mT.reshape_as(target)
+        (0.5 * (entries - target).square().sum()).backward()
+        optimizer.step()
+        G = W - target
+        before = farthest
+        if (G * (W - W0)).sum() < 0:
+            farthest = min(max(farthest, float((W - W0).norm()) / size), 1.5 * farthest)
+        grown.append(farthest > before)
+        squares += float(G.norm()) ** 2
+        W = W - farthest * size / squares**0.5 * G
+        close(layer.kernel(), W, 1e-8)
+    assert sum(grown[:12]) > 3 and not any(grown[12:])
+
+
+def test_adam_scales_output_and_input_channels_as_its_dense_formula(draw):
+    f = tucker(7, 5, (3, 2), (4, 3), draw)
+    sizes = torch.logspace(1, -1, 7, dtype=torch.float64)[:, None, None, None]
+    G = sizes * normal(7, 5, 3, 2, draw=draw) * torch.linspace(0.1, 3, 5)[:, None, None]
+    xi = project_kernel(f, G)
+    rows, columns = (t.square().sum(1) for t in (xi.K, xi.L))
+    left, right = ((t / t.mean()) ** -0.5 for t in (rows, columns))
+    scaled = torch.einsum("o,oiyx,i->oiyx", left, xi.dense(f), right)
+    expected = project_kernel(f, scaled).dense(f) / xi.dense(f).norm()
+    D = Adam(spectrum=1.0, eps=0.0).direction(f, xi, {})
+    close(D.dense(f), expected, 1e-9)
+
+
 @pytest.mark.parametrize(
     "options, error",
     [
