@@ -15,7 +15,7 @@ def adapter(
     return LowRankLinear(zero_core(m, n, rank, like=base.weight, generator=draw), base=base)
 
 
-def two_layers(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+def thin_layers(dtype: torch.dtype = torch.float64) -> nn.Sequential:
     torch.manual_seed(0)
     first, second = adapter(8, 6, 2, dtype), adapter(7, 8, 3, dtype)
     return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(7, 2, dtype=dtype))

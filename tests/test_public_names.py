@@ -10,8 +10,8 @@ import rankwise as rw
 OPTIONS = {
     "plan": "model rank select exclude min_features train",
     "adapt_": "model rank select exclude min_features train scale seed",
-    "factorize_": "model rank init select exclude min_features",
-    "plan_factorize": "model rank select exclude min_features example",
+    "factorize_": "model rank init select exclude min_features convolution",
+    "plan_factorize": "model rank select exclude min_features convolution example",
     "densify_": "model",
     "shrink": "model",
     "merge_": "model final",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flows import ALL
-from networks import adapter, batch, two_layers
+from networks import adapter, batch, thin_layers
 from rankwise.check import (
     RotatingFlow,
     Slope,
@@ -83,7 +83,7 @@ def test_a_slope_fits_a_power_law():
 
 
 def test_orthonormality_names_the_layer_that_lost_it():
-    model = two_layers()
+    model = thin_layers()
     assert max(orthonormality(model).values()) < 1e-14
     with torch.no_grad():
         model[2].U.mul_(1.1)
@@ -115,7 +115,7 @@ def test_stationarity_is_the_norm_of_the_projected_gradient_and_leaves_no_trace(
 
 
 def test_training_to_the_end_makes_a_model_stationary():
-    model, (x, y) = two_layers(), batch(0)
+    model, (x, y) = thin_layers(), batch(0)
     optimizer = Optimizer(model, lr=0.02, rule=HeavyBall(), max_step=float("inf"))
 
     def loss_of(_):
@@ -135,4 +135,4 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="two numbers of steps"):
         order_of_step(ALL[0], steps=[10])
     with pytest.raises(ValueError, match="one batch at least"):
-        stationarity(two_layers(), lambda b: b, [])
+        stationarity(thin_layers(), lambda b: b, [])

@@ -8,7 +8,7 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-from networks import adapter, batch, dense_of, train, two_layers
+from networks import adapter, batch, dense_of, thin_layers, train
 from rankwise.integrators.abc_psi import AugmentedPSI
 from rankwise.integrators.augmented_bug import AugmentedBUG
 from rankwise.integrators.bug import BUG
@@ -67,7 +67,7 @@ def same(one: nn.Module, other: nn.Module, tolerance: float = 1e-10) -> None:
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 @pytest.mark.parametrize("integrator", ONE_BACKWARD[1:], ids=repr)
 def test_every_rule_trains_with_every_integrator_of_one_backward(integrator, rule, rank_rule):
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, lr=1e-2, rule=rule, rank_rule=rank_rule, integrator=integrator)
     losses = train(model, optimizer, 0, 120)
     assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
@@ -78,7 +78,7 @@ def test_every_rule_trains_with_every_integrator_of_one_backward(integrator, rul
 
 @pytest.mark.parametrize("integrator", SEVERAL, ids=repr)
 def test_integrators_of_several_passes_train_by_a_closure(integrator):
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, lr=3e-2, rule=SGD(), integrator=integrator, max_step=INF)
     losses = train_by_closure(model, optimizer, 0, 200)
     assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
@@ -86,7 +86,7 @@ def test_integrators_of_several_passes_train_by_a_closure(integrator):
 
 @pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI(), CheckedBUG(1e-6)], ids=repr)
 def test_one_backward_gives_the_iterates_of_the_closure_form(integrator):
-    one, other = two_layers(), two_layers()
+    one, other = thin_layers(), thin_layers()
     fast = Optimizer(one, lr=3e-2, rule=SGD(), integrator=integrator, max_step=INF)
     oracle = Reevaluated(integrator)
     slow = Optimizer(other, lr=3e-2, rule=SGD(), integrator=oracle, max_step=INF)
@@ -97,7 +97,7 @@ def test_one_backward_gives_the_iterates_of_the_closure_form(integrator):
 
 @pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI()], ids=repr)
 def test_accumulated_batches_count_as_one(integrator):
-    one, other = two_layers(), two_layers()
+    one, other = thin_layers(), thin_layers()
     optimizers = [
         Optimizer(m, lr=3e-2, rule=SGD(), integrator=integrator, max_step=INF) for m in (one, other)
     ]
@@ -114,7 +114,7 @@ def test_accumulated_batches_count_as_one(integrator):
 @pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI()], ids=repr)
 def test_a_clipped_gradient_is_clipped_at_all_points(integrator):
     """Clipping to a fraction of the norm is a step of that fraction of the rate."""
-    one, other = two_layers(), two_layers()
+    one, other = thin_layers(), thin_layers()
     clipped = Optimizer(one, lr=3e-2, rule=SGD(), integrator=integrator, max_step=INF)
     x, y = batch(0)
     (one(x) - y).square().mean().backward()
@@ -128,7 +128,7 @@ def test_a_clipped_gradient_is_clipped_at_all_points(integrator):
 @pytest.mark.parametrize("rule", [HeavyBall(0.0), Adam(power=0.0, spectrum=1.0, betas=(0.0, 0.9))])
 def test_a_rule_without_memory_adds_what_is_new_as_it_is(rule):
     """At full rank nothing is beyond the tangent space; at low rank it is the gradient's own."""
-    one, other = two_layers(), two_layers()
+    one, other = thin_layers(), thin_layers()
     integrator = AugmentedBUG()
     train(one, Optimizer(one, lr=1e-2, rule=rule, integrator=integrator, max_step=INF), 0, 1)
     plain = Optimizer(other, lr=1e-2, rule=SGD(), integrator=integrator, max_step=INF)
@@ -138,7 +138,7 @@ def test_a_rule_without_memory_adds_what_is_new_as_it_is(rule):
 
 
 def test_a_gradient_that_is_not_that_of_the_batches_is_refused():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, rule=SGD(), integrator=AugmentedBUG())
     x, y = batch(0)
     (model(x) - y).square().mean().backward()
@@ -150,7 +150,7 @@ def test_a_gradient_that_is_not_that_of_the_batches_is_refused():
 
 @pytest.mark.parametrize("size", [1e-30, 1e-15, 1e15])
 def test_gradients_of_any_size_are_recognised(size):
-    model = two_layers(torch.float32)
+    model = thin_layers(torch.float32)
     optimizer = Optimizer(model, integrator=AugmentedBUG())
     x, y = batch(0, torch.float32)
     (size * (model(x) - y).square().mean()).backward()
@@ -171,7 +171,7 @@ def test_a_nearest_multiple_is_found_whatever_its_size(scale, draw):
 
 
 def test_what_needs_a_closure_says_so():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, rule=SGD(), integrator=BUG())
     with pytest.raises(ValueError, match="call `step\\(closure\\)`"):
         optimizer.step()
@@ -182,7 +182,7 @@ def test_what_needs_a_closure_says_so():
 
 
 def test_dropout_is_refused_where_the_model_runs_again():
-    model = nn.Sequential(two_layers(), nn.Dropout(0.1))
+    model = nn.Sequential(thin_layers(), nn.Dropout(0.1))
     optimizer = Optimizer(model, rule=SGD(), integrator=BUG())
     with pytest.raises(ValueError, match="dropout layer '1' is active"):
         train_by_closure(model, optimizer, 0, 1)
@@ -193,11 +193,11 @@ def test_dropout_is_refused_where_the_model_runs_again():
 @pytest.mark.parametrize("rule", RULES[1:], ids=repr)
 def test_moments_and_several_matrices_do_not_go_together(rule):
     with pytest.raises(ValueError, match="use `rule=rankwise.SGD\\(\\)`"):
-        Optimizer(two_layers(), rule=rule, integrator=BUG())
+        Optimizer(thin_layers(), rule=rule, integrator=BUG())
 
 
 def test_a_non_finite_gradient_at_a_later_point_leaves_the_model_as_it_was():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, rule=SGD(), integrator=BUG())
     before, calls = copy.deepcopy(model.state_dict()), []
     x, y = batch(0)
@@ -215,7 +215,7 @@ def test_a_non_finite_gradient_at_a_later_point_leaves_the_model_as_it_was():
 
 
 def test_an_error_inside_the_closure_leaves_the_model_as_it_was():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, rule=SGD(), integrator=ProjectorSplitting())
     before, calls = copy.deepcopy(model.state_dict()), []
     x, y = batch(0)
@@ -235,7 +235,7 @@ def test_an_error_inside_the_closure_leaves_the_model_as_it_was():
 
 
 def test_between_its_basis_steps_bases_span_the_same_space_and_in_the_end_rest():
-    model = two_layers()
+    model = thin_layers()
     integrator = BasisEvery(ParallelBUG(), every=3, until=7)
     optimizer = Optimizer(model, lr=1e-2, rule=SGD(), integrator=integrator, max_step=INF)
     turned = []
@@ -311,7 +311,7 @@ def test_from_scratch_a_budget_is_kept_and_the_network_learns():
 
 
 def test_a_budget_does_not_compare_adapters_with_whole_weights():
-    mixed = nn.Sequential(two_layers(), Images())
+    mixed = nn.Sequential(thin_layers(), Images())
     with pytest.raises(ValueError, match="cannot compare adapters with layers that are low rank"):
         Optimizer(mixed, rank_rule=Budget(parameters=60))
     Optimizer(mixed, rank_rule=Tolerance())
@@ -342,7 +342,7 @@ def test_a_layer_that_is_used_twice_counts_both_uses(integrator):
 
 
 def test_passes_without_a_step_are_forgotten_with_their_gradients():
-    one, other = two_layers(), two_layers()
+    one, other = thin_layers(), thin_layers()
     for model, wasted in ((one, 0), (other, 3)):
         optimizer = Optimizer(model, lr=3e-2, rule=SGD(), integrator=AugmentedBUG(), max_step=INF)
         for i in range(wasted):
@@ -353,7 +353,7 @@ def test_passes_without_a_step_are_forgotten_with_their_gradients():
 
 
 def test_a_copy_of_the_model_and_a_dropped_optimizer_leave_nothing_behind():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, rule=SGD(), integrator=AugmentedBUG())
     double = copy.deepcopy(model)
     x, y = batch(0)
@@ -368,7 +368,7 @@ def test_a_copy_of_the_model_and_a_dropped_optimizer_leave_nothing_behind():
 
 @pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI(), CheckedBUG()], ids=repr)
 def test_autocast_and_checkpointed_passes_are_recognised(integrator):
-    model = two_layers(torch.float32)
+    model = thin_layers(torch.float32)
     optimizer = Optimizer(model, lr=1e-2, integrator=integrator)
     losses = []
     for i in range(100):
@@ -384,7 +384,7 @@ def test_autocast_and_checkpointed_passes_are_recognised(integrator):
 
 
 def test_a_state_dict_belongs_to_its_integrator():
-    model = two_layers()
+    model = thin_layers()
     saved = Optimizer(model, integrator=AugmentedBUG()).state_dict()
     with pytest.raises(ValueError, match="with integrator AugmentedBUG, this one has ParallelBUG"):
         Optimizer(model).load_state_dict(saved)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks import adapter, batch, dense_of, train, two_layers
+from networks import adapter, batch, dense_of, thin_layers, train
 from rankwise.nn import LowRankLinear
 from rankwise.numerics.factors import Factors, orthonormality_defect
 from rankwise.numerics.init import truncated_svd, zero_core
@@ -27,7 +27,7 @@ RANK_RULES = [FixedRank(), Tolerance(every=4, grow=2), Budget(parameters=60, eve
 @pytest.mark.parametrize("rank_rule", RANK_RULES, ids=repr)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_training_reduces_the_loss_and_keeps_the_bases_orthonormal(rule, rank_rule):
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, lr=1e-2, rule=rule, rank_rule=rank_rule)
     losses = train(model, optimizer, 0, 200)
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
@@ -39,7 +39,7 @@ def test_training_reduces_the_loss_and_keeps_the_bases_orthonormal(rule, rank_ru
 @pytest.mark.parametrize("rank_rule", RANK_RULES, ids=repr)
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_zero_rate_changes_no_function_whatever_the_ranks_do(rule, rank_rule):
-    model = two_layers()
+    model = thin_layers()
     train(model, Optimizer(model, lr=1e-2), 0, 3)
     x, before = batch(0)[0], dense_of(model)
     expected = model(x)
@@ -87,7 +87,7 @@ def test_weight_decay_shrinks_the_product_and_leaves_the_bases():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_with_a_non_finite_gradient_is_skipped_and_counted(bad):
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, lr=1e-2)
     train(model, optimizer, 0, 2)
     before = copy.deepcopy(model.state_dict())
@@ -104,7 +104,7 @@ def test_a_step_with_a_non_finite_gradient_is_skipped_and_counted(bad):
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_a_saved_optimizer_continues_exactly_after_ranks_changed(rule, rank_rule):
     def fresh() -> tuple[nn.Module, Optimizer]:
-        model = two_layers()
+        model = thin_layers()
         return model, Optimizer(model, lr=1e-2, rule=rule, rank_rule=rank_rule)
 
     model, optimizer = fresh()
@@ -120,7 +120,7 @@ def test_a_saved_optimizer_continues_exactly_after_ranks_changed(rule, rank_rule
 
 
 def test_parameters_and_moments_shrink_when_ranks_do():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, lr=1e-2, rank_rule=Budget(parameters=1, every=4, grow=0))
 
     def numbers() -> int:
@@ -136,7 +136,7 @@ def test_parameters_and_moments_shrink_when_ranks_do():
 
 
 def test_no_step_is_longer_than_the_trust_region_and_the_schedule_keeps_its_shape():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, lr=1e3, max_step=0.01)
     lengths = []
     for i, rate in enumerate((1e3, 1e2)):
@@ -192,7 +192,7 @@ def test_clipping_uses_the_norm_of_the_tangent_gradient():
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
-    whole, parts = two_layers(), two_layers()
+    whole, parts = thin_layers(), thin_layers()
     x, y = batch(0)
     for model, chunks in ((whole, 1), (parts, 4)):
         optimizer = Optimizer(model, lr=1e-2)
@@ -204,7 +204,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
 
 
 def test_closures_schedulers_and_groups_work_as_in_torch():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, lr=1e-2, groups=[{"params": "4", "lr": 5e-2}])
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (step + 1))
     x, y = batch(0)
@@ -222,7 +222,7 @@ def test_closures_schedulers_and_groups_work_as_in_torch():
 
 
 def test_orthonormality_holds_over_a_thousand_float32_steps_with_bfloat16_products():
-    model = two_layers(torch.float32)
+    model = thin_layers(torch.float32)
     optimizer = Optimizer(model, lr=1e-2, rank_rule=Tolerance(every=10, grow=2))
     for i in range(1000):
         x, y = batch(i, torch.float32)
@@ -254,7 +254,7 @@ def test_ranks_recover_that_of_the_target_from_below_and_above():
 
 
 def test_a_newer_optimizer_takes_over_and_the_older_refuses():
-    model = two_layers()
+    model = thin_layers()
     older = Optimizer(model)
     newer = Optimizer(model)
     train(model, newer, 0, 1)
@@ -263,7 +263,7 @@ def test_a_newer_optimizer_takes_over_and_the_older_refuses():
 
 
 def test_a_stock_optimizer_on_the_factors_is_found_out():
-    model = two_layers()
+    model = thin_layers()
     ours = Optimizer(model, lr=1e-2)
     train(model, ours, 0, 1)
     train(model, torch.optim.AdamW(model.parameters(), lr=0.1), 1, 2)
@@ -272,7 +272,7 @@ def test_a_stock_optimizer_on_the_factors_is_found_out():
 
 
 def test_factors_of_another_rank_that_are_no_bases_are_found_out():
-    model = two_layers()
+    model = thin_layers()
     ours = Optimizer(model, lr=1e-2)
     train(model, ours, 0, 1)
     layer = model[0]
@@ -284,7 +284,7 @@ def test_factors_of_another_rank_that_are_no_bases_are_found_out():
 
 
 def test_what_is_not_a_model_or_a_rule_is_refused_with_what_to_write():
-    model = two_layers()
+    model = thin_layers()
     with pytest.raises(TypeError, match="takes the model"):
         Optimizer(model.parameters())
     with pytest.raises(TypeError, match=r"`Adam\(\)`"):
@@ -298,7 +298,7 @@ def test_what_is_not_a_model_or_a_rule_is_refused_with_what_to_write():
 
 
 def test_groups_are_checked():
-    model = two_layers()
+    model = thin_layers()
     with pytest.raises(ValueError, match="no module or parameter named 'hed'"):
         Optimizer(model, groups=[{"params": "hed"}])
     with pytest.raises(ValueError, match="in group 0 and in group 1"):
@@ -310,14 +310,14 @@ def test_groups_are_checked():
 
 
 def test_a_layer_that_trains_only_in_part_is_refused():
-    model = two_layers()
+    model = thin_layers()
     model[0].S.requires_grad_(False)
     with pytest.raises(ValueError, match="layer '0' only U, V require gradients"):
         Optimizer(model)
 
 
 def test_a_frozen_layer_and_one_outside_the_loss_are_left_alone():
-    model = two_layers()
+    model = thin_layers()
     for p in model[2].parameters():
         p.requires_grad_(False)
     before = model[2].U.clone()
@@ -328,7 +328,7 @@ def test_a_frozen_layer_and_one_outside_the_loss_are_left_alone():
 
 
 def test_state_of_another_rank_or_rule_is_refused():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, lr=1e-2)
     train(model, optimizer, 0, 1)
     saved = copy.deepcopy(optimizer.state_dict())
@@ -343,7 +343,7 @@ def test_state_of_another_rank_or_rule_is_refused():
 
 
 def test_grad_scaler_skips_overflow_like_any_optimizer():
-    model = two_layers(torch.float32)
+    model = thin_layers(torch.float32)
     optimizer = Optimizer(model, lr=1e-2)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     x, y = batch(0, torch.float32)

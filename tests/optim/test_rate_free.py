@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cases import SPECTRA, close, factors, matrix
-from networks import adapter, batch, dense_of, train, two_layers
+from networks import adapter, batch, dense_of, thin_layers, train
 from rankwise.integrators import (
     BUG,
     AugmentedBUG,
@@ -77,7 +77,7 @@ def test_every_step_follows_the_formula(draw):
 
 
 def test_the_distance_never_grows_faster_than_it_may_and_never_shrinks():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, control=RateFree(growth=0.2))
     seen = []
     for i in range(60):
@@ -116,7 +116,7 @@ def test_the_size_of_the_loss_does_not_matter(rule, size):
     """A flat direction (Spectral) leaves equal singular values, of which rounding chooses."""
     ends = []
     for factor in (1.0, size):
-        model = two_layers()
+        model = thin_layers()
         # The eps of AdamW, for dense parameters, is absolute.
         model[4].requires_grad_(False)
         optimizer = Optimizer(model, rule=rule, control=RateFree())
@@ -149,7 +149,7 @@ def test_a_convex_problem_is_solved_from_any_assumed_distance(start, draw):
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_a_network_learns_with_every_rule(rule):
-    model = two_layers()
+    model = thin_layers()
     losses = train(model, Optimizer(model, rule=rule, control=RateFree()), 0, 300)
     assert sum(losses[-30:]) < 0.8 * sum(losses[:30])
 
@@ -159,7 +159,7 @@ INTEGRATORS = [AugmentedBUG(), AugmentedPSI(), CheckedBUG(1e-9), BUG(), Projecto
 
 @pytest.mark.parametrize("integrator", INTEGRATORS, ids=repr)
 def test_integrators_of_several_points_learn_and_count_a_step_once(integrator):
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, rule=SGD(), integrator=integrator, control=RateFree())
     losses = []
     for i in range(150):
@@ -177,7 +177,7 @@ def test_integrators_of_several_points_learn_and_count_a_step_once(integrator):
 
 
 def test_dense_parameters_take_adamws_step_at_their_usual_rate():
-    model, other = two_layers(), two_layers()
+    model, other = thin_layers(), thin_layers()
     optimizer = Optimizer(model, lr=7.0, control=RateFree(dense_lr=0.01))
     plain = torch.optim.AdamW(other[4].parameters(), 0.01, weight_decay=0.0)
     for i in range(10):
@@ -189,7 +189,7 @@ def test_dense_parameters_take_adamws_step_at_their_usual_rate():
 
 
 def test_the_size_of_lr_does_not_matter_its_course_does():
-    models = [two_layers() for _ in range(3)]
+    models = [thin_layers() for _ in range(3)]
     for model, lr, decay in zip(models, (1.0, 5e-5, 1.0), (0.9, 0.9, 0.5), strict=True):
         optimizer = Optimizer(model, lr, control=RateFree())
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
@@ -203,7 +203,7 @@ def test_the_size_of_lr_does_not_matter_its_course_does():
 
 
 def test_at_a_rate_of_zero_nothing_moves():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, lr=0.0, control=RateFree())
     before, head = dense_of(model), model[4].weight.detach().clone()
     train(model, optimizer, 0, 3)
@@ -219,7 +219,7 @@ def test_a_step_that_is_tried_again_is_no_longer_than_it_may_be(rule, integrator
         ({"control": RateFree(start=0.01)}, 0.01),
         ({"lr": 10.0, "max_step": 0.01}, 0.01),
     ):
-        model = two_layers()
+        model = thin_layers()
         optimizer = Optimizer(
             model, rule=rule, integrator=integrator, rank_rule=TailTolerance(0.0), **options
         )
@@ -231,7 +231,7 @@ def test_a_step_that_is_tried_again_is_no_longer_than_it_may_be(rule, integrator
 
 @pytest.mark.parametrize("size", [1e-15, 1e15])
 def test_one_gradient_of_extreme_size_does_not_end_training(size):
-    model = two_layers(torch.float32)
+    model = thin_layers(torch.float32)
     optimizer = Optimizer(model, rule=SGD(), control=RateFree())
     x, y = batch(0, torch.float32)
     (size * (model(x) - y).square().mean()).backward()
@@ -242,7 +242,7 @@ def test_one_gradient_of_extreme_size_does_not_end_training(size):
 
 
 def test_a_skipped_step_is_not_counted():
-    model, calls = two_layers(), []
+    model, calls = thin_layers(), []
     optimizer = Optimizer(model, rule=SGD(), integrator=BUG(), control=RateFree())
     x, y = batch(0)
 
@@ -279,7 +279,7 @@ def test_in_float32_the_distance_grows_from_a_start_that_is_not_zero(start, draw
 
 
 def test_without_a_gradient_nothing_moves_and_nothing_breaks():
-    model = two_layers()
+    model = thin_layers()
     optimizer = Optimizer(model, control=RateFree())
     before = dense_of(model)
     x, _ = batch(0)
@@ -292,7 +292,7 @@ def test_without_a_gradient_nothing_moves_and_nothing_breaks():
 
 
 def test_it_goes_on_exactly_from_a_state_dict_with_ranks_that_change():
-    whole, parts = two_layers(), two_layers()
+    whole, parts = thin_layers(), thin_layers()
     rule = Tolerance(rtol=0.2, every=5, grow=1)
     train(whole, Optimizer(whole, rank_rule=rule, control=RateFree()), 0, 30)
     first = Optimizer(parts, rank_rule=rule, control=RateFree())
@@ -308,12 +308,12 @@ def test_it_goes_on_exactly_from_a_state_dict_with_ranks_that_change():
 @pytest.mark.parametrize("name", ["max_step", "weight_decay"])
 def test_options_that_need_a_rate_are_refused(name):
     with pytest.raises(ValueError, match=f"`{name}=0.1` is for steps by a learning rate"):
-        Optimizer(two_layers(), control=RateFree(), **{name: 0.1})
+        Optimizer(thin_layers(), control=RateFree(), **{name: 0.1})
     group = {"params": "4", name: 0.1}
     with pytest.raises(ValueError, match="leave it out"):
-        Optimizer(two_layers(), control=RateFree(), groups=[group])
+        Optimizer(thin_layers(), control=RateFree(), groups=[group])
     with pytest.raises(ValueError, match=r"take `RateFree\(dense_lr=...\)`"):
-        Optimizer(two_layers(), control=RateFree(), groups=[{"params": "4", "lr": 0.1}])
+        Optimizer(thin_layers(), control=RateFree(), groups=[{"params": "4", "lr": 0.1}])
 
 
 def test_what_makes_no_sense_is_refused():
@@ -324,7 +324,7 @@ def test_what_makes_no_sense_is_refused():
         with pytest.raises(ValueError, match=name):
             RateFree(**{name: value})
     with pytest.raises(TypeError, match=r"`Optimizer\(control=...\)` must be an instance"):
-        Optimizer(two_layers(), control=RateFree)
-    saved = Optimizer(two_layers(), control=RateFree()).state_dict()
+        Optimizer(thin_layers(), control=RateFree)
+    saved = Optimizer(thin_layers(), control=RateFree()).state_dict()
     with pytest.raises(ValueError, match="with control RateFree, this one has Trust"):
-        Optimizer(two_layers()).load_state_dict(saved)
+        Optimizer(thin_layers()).load_state_dict(saved)

@@ -135,7 +135,7 @@ def test_a_module_used_twice_is_adapted_once_everywhere():
     assert count_parameters(model).factors == 2 * (4 + 4 + 2)
 
 
-def test_two_layers_with_one_weight_get_adapters_of_their_own():
+def test_thin_layers_with_one_weight_get_adapters_of_their_own():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     adapt_(model, rank=2)

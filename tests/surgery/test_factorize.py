@@ -10,6 +10,7 @@ from cases import close
 from rankwise.init import Random, TruncatedSVD
 from rankwise.nn import Factored, LowRankConv1d, LowRankConv2d, LowRankEmbedding, LowRankLinear
 from rankwise.nn.attention import SplitAttention
+from rankwise.nn.tucker import TuckerConv2d
 from rankwise.optim.rank_rule import FixedRank
 from rankwise.optim.update_rule import SGD
 from rankwise.surgery.factorize import break_even
@@ -361,3 +362,68 @@ def test_frozen_weights_become_frozen_factors_in_the_mode_they_were_in(init):
     rw.factorize_(model, rank=2, init=init)
     assert not any(p.requires_grad for p in model.parameters())
     assert not model[0].training
+
+
+def convolutions() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(6, 10, 3, padding=1), nn.Tanh(), nn.Conv2d(10, 12, (1, 3), stride=2),
+        nn.Flatten(), nn.Linear(12 * 4 * 3, 4),
+    ).double()  # fmt: skip
+
+
+def test_convolutions_in_tucker_form_are_the_hosvd_of_their_kernels(draw):
+    model, x = convolutions(), torch.randn(2, 6, 7, 7, generator=draw, dtype=torch.float64)
+    kernels = [model[0].weight.detach().clone(), model[2].weight.detach().clone()]
+    plan = rw.factorize_(model, rank=4, exclude="4", convolution=TuckerConv2d)
+    for W, layer in zip(kernels, (model[0], model[2]), strict=True):
+        assert isinstance(layer, TuckerConv2d) and layer.ranks == (4, 4)
+        tails = [torch.linalg.svdvals(M)[4:].square().sum() for M in modes(W)]
+        error = torch.linalg.vector_norm(W - layer.kernel())
+        assert max(tails).sqrt() * (1 - 1e-9) <= error <= sum(tails).sqrt()
+    y = model(x)
+    small = rw.shrink(model)
+    close(small(x).detach(), y.detach())
+    assert [type(part) for part in small[0]] == [nn.Conv2d] * 3
+    assert sum(p.numel() for p in small.parameters()) == plan.kept
+    rw.densify_(model)
+    close(model(x).detach(), y.detach())
+
+
+def modes(W: torch.Tensor) -> list[torch.Tensor]:
+    return [W.flatten(1), W.transpose(0, 1).flatten(1)]
+
+
+def test_tucker_plans_count_what_runs(draw):
+    model, x = convolutions(), torch.randn(2, 6, 7, 7, generator=draw, dtype=torch.float64)
+    plan = rw.plan_factorize(model, rank=4, convolution=TuckerConv2d, example=x)
+    first, second, _ = (layer for layer in plan.layers if len(layer.shape) == 2)
+    assert first.kept == 4 * 10 + 4 * 6 + 4 * 4 * 9
+    assert first.products_kept == first.kept * 2 * 7 * 7
+    # 4 x 3 places come out of the second; its first map meets four times as many.
+    assert second.products_kept == 2 * 12 * (4 * 4 * 10 + 4 * 4 * 3 + 4 * 12)
+    wide = rw.plan_factorize(model, rank=9, convolution=TuckerConv2d).layers[0]
+    assert wide.rank == 0 and wide.reason.startswith("rank 9 would save nothing: at most ")
+    with pytest.raises(ValueError, match="TuckerConv2d"):
+        rw.plan_factorize(model, convolution=LowRankLinear)
+
+
+def test_tucker_kernels_train_from_scratch_and_keep_the_norm_of_the_dense_start(draw):
+    model = convolutions().float()
+    norms = [model[i].weight.detach().norm() for i in (0, 2)]
+    rw.factorize_(model, rank=4, init=Random(), exclude="4", convolution=TuckerConv2d)
+    for norm, layer in zip(norms, (model[0], model[2]), strict=True):
+        torch.testing.assert_close(layer.kernel().norm(), norm)
+    x = torch.randn(16, 6, 7, 7, generator=draw)
+    target = torch.arange(16) % 4
+    rule = rw.Budget(parameters=300, every=10, keep=0.8)
+    optimizer = rw.Optimizer(model, lr=0.05, max_step=0.05, rank_rule=rule)
+    first = float(cross_entropy(model(x), target).detach())
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x), target)
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.2 * first
+    held = sum(model[i].thin_numel for i in (0, 2))
+    assert held <= 300

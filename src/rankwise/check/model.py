@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.numerics.factors import orthonormality_defect
-from rankwise.numerics.tangent import squared_norm
-from rankwise.optim.advance import has_gradient, tangent_gradient
+from rankwise.optim.advance import has_gradient
 from rankwise.optim.layers import trainable_layers
 
 
@@ -45,7 +44,7 @@ def stationarity(
         if not count:
             raise ValueError("`stationarity(batches=...)` needs one batch at least, got none")
         return {
-            name: float(squared_norm(tangent_gradient(layer)).sqrt()) / count
+            name: float(layer.tangent_gradient().squared_norm().sqrt()) / count
             for name, layer in layers
             if has_gradient(name, layer)
         }

@@ -27,6 +27,9 @@ class Integrator(ABC):
     """Whether all its points are the same matrix `W`, written in larger bases. Then one backward
     pass is enough: its inputs and output gradients give the displacement at every point."""
 
+    needs_matrices: ClassVar[bool] = True
+    """Whether it looks into the factors of a matrix, and has no meaning for a tensor."""
+
     points: ClassVar[int]
     """At how many points it asks for a displacement."""
 

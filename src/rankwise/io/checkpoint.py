@@ -19,7 +19,7 @@ from rankwise.numerics.factors import Factors
 from rankwise.surgery.adapt import adapter_for, factor_like
 from rankwise.surgery.layers import (
     Layer,
-    factored_layers,
+    low_rank_layers,
     obstacle,
     parametric_layers,
     replace_,
@@ -47,7 +47,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
         ValueError: without low-rank layers, and for values that `load` would refuse. An earlier
             file stays as it is.
     """
-    if not factored_layers(model):
+    if not low_rank_layers(model):
         raise ValueError("the model has no low-rank layer to save; `adapt_(model)` makes them")
     path = _file(folder)
     tensors, content = trained_tensors(model)
@@ -76,7 +76,7 @@ def load(model: nn.Module, folder: str | Path) -> None:
     if document.content.get("layers") == {}:
         raise ValueError(f"{document.path}: 'layers' of the metadata must name layers, got none")
     state = stored(document.path, document.tensors, document.content)
-    if factored_layers(model):
+    if low_rank_layers(model):
         check_fits(model, state)
     else:
         _adapt_as_stored_(model, state)

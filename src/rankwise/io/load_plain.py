@@ -29,7 +29,7 @@ def load_plain(model: nn.Module, path: str) -> nn.Module:
         if hasattr(layer, "weight") and whole not in state and second in state:
             bias = f"{name}.1.bias" in state
             if id(layer) not in made:
-                made[id(layer)] = _two_layers(layer, state[first], state[second], bias)
+                made[id(layer)] = _thin_layers(layer, state[first], state[second], bias)
             _put(model, name, made[id(layer)])
         elif type(layer).__name__ == "Conv1D" and name in linear:
             _put(model, name, nn.Linear(layer.nx, layer.nf).train(layer.training))
@@ -44,7 +44,7 @@ def load_plain(model: nn.Module, path: str) -> nn.Module:
     return model
 
 
-def _two_layers(layer: Any, first: Tensor, second: Tensor, bias: bool) -> nn.Module:
+def _thin_layers(layer: Any, first: Tensor, second: Tensor, bias: bool) -> nn.Module:
     """Two layers in place of one, with weights of these shapes; the inner width is the rank."""
     out, rank = second.shape[:2]
     a: nn.Module = nn.Linear(first.shape[1], first.shape[0], bias=False)

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from rankwise.nn.base import is_transposed
 from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.retract import truncate
-from rankwise.surgery.layers import factored_layers
+from rankwise.surgery.layers import low_rank_layers
 
 
 class LoraPair(NamedTuple):
@@ -31,13 +32,14 @@ class LoraPair(NamedTuple):
 
 def lora_pairs(model: nn.Module, *, max_rank: int | None, prefix: str) -> list[LoraPair]:
     """The layers of `model` whose core is not zero, as pairs of exact rank."""
-    layers = factored_layers(model)
+    layers = low_rank_layers(model)
     if not layers:
         raise ValueError("the model has no low-rank layer to export; `adapt_(model)` makes them")
+    matrices = {name: _exportable(name, layer) for name, layer in layers.items()}
     return [
         _pair(_stripped(name, prefix), layer, max_rank)
-        for name, layer in layers.items()
-        if _exportable(name, layer) and bool(layer.S.detach().count_nonzero())
+        for name, layer in matrices.items()
+        if bool(layer.S.detach().count_nonzero())
     ]
 
 
@@ -60,10 +62,10 @@ def _pair(name: str, layer: Factored, max_rank: int | None) -> LoraPair:
     return LoraPair(name, f.V.mT.contiguous(), B, layer.rank, error, is_transposed(layer.base))
 
 
-def _exportable(name: str, layer: Factored) -> bool:
-    if layer.base is None:
+def _exportable(name: str, layer: LowRankModule) -> Factored:
+    if layer.base is None or not isinstance(layer, Factored):
         raise ValueError(f"layer {name!r} has no frozen weight that LoRA could be added to")
-    return True
+    return layer
 
 
 def _stripped(name: str, prefix: str) -> str:

@@ -65,7 +65,7 @@ def export_onnx(
     # torch.export takes a dimension of size 1 for a constant.
     several = example if batch > 1 else _repeated(example, 2)
     differences = {}
-    with evaluating(model), replacing(Path(path)) as temporary:
+    with torch.no_grad(), evaluating(model), replacing(Path(path)) as temporary:
         _program(model, several).save(str(temporary), external_data=False)
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         for size in (batch, 2 * batch + 1):

@@ -1,7 +1,7 @@
 """What training changes in a model, as tensors and a description; and putting it back.
 
-That is: the factors, the dense parameters that train, and the running statistics of normalisation
-layers. Everything is checked before the model is touched.
+That is: the factors of matrices and of Tucker kernels, the dense parameters that train, and the
+running statistics of normalisation layers. Everything is checked before the model is touched.
 """
 
 import math
@@ -13,16 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from rankwise.numerics.factors import Factors, check_factors, orthonormality_defect
-from rankwise.surgery.layers import factored_layers
+from rankwise.numerics.factors import Factors, orthonormality_defect
+from rankwise.numerics.tucker import Tucker
+from rankwise.surgery.layers import low_rank_layers
 
 MAX_DEFECT = 1e-3
 
+KINDS: Mapping[str, type[Factors] | type[Tucker]] = {"matrix": Factors, "tucker": Tucker}
+"""Kinds of weights; the entries of a layer are named as the fields of its point. A file without a
+kind is from before there were two."""
+
 
 class StoredLayer(NamedTuple):
-    """One factored layer of a file."""
+    """One low-rank layer of a file."""
 
-    factors: Factors
+    factors: Factors | Tucker
     scale: float
     has_base: bool
     kernel_size: tuple[int, ...] | None
@@ -39,13 +44,14 @@ class Stored(NamedTuple):
 
 def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors by name, and the description that `stored` needs to read them back."""
-    layers = factored_layers(model)
+    layers = low_rank_layers(model)
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         tensors.update({join(name, key): t for key, t in layer.factors()._asdict().items()})
     dense, statistics = dense_trained(model), running_statistics(model)
     described = {
         name: {
+            "kind": _kind(layer.point_type),
             "scale": layer.scale,
             "shape": list(layer.shape),
             "base": layer.base is not None,
@@ -63,12 +69,16 @@ def stored(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
     dense, statistics = (_names(path, content, key) for key in ("dense", "statistics"))
     if not isinstance(described, dict):
         raise ValueError(f"{path}: 'layers' of the metadata must name layers, got {described!r}")
-    expected = [join(n, letter) for n in described for letter in "USV"] + dense + statistics
+    types = {name: _point_type(path, name, entry) for name, entry in described.items()}
+    expected = [join(n, entry) for n, point in types.items() for entry in point._fields]
+    expected += dense + statistics
     twice = {name for name in expected if expected.count(name) > 1} if _repeats(expected) else set()
     if twice:
         raise ValueError(f"{path}: entry {min(twice)!r} is described twice")
     check_names(path, set(expected), set(tensors), "tensor")
-    layers = {name: _layer(path, name, entry, tensors) for name, entry in described.items()}
+    layers = {
+        name: _layer(path, name, entry, types[name], tensors) for name, entry in described.items()
+    }
     for name in dense + statistics:
         if tensors[name].is_floating_point() and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{path}: entry {name!r} has NaN or infinite values")
@@ -77,10 +87,15 @@ def stored(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]
 
 def check_fits(model: nn.Module, state: Stored) -> None:
     """ValueError unless the adapted `model` can take `state`; ranks may differ."""
-    path, layers = state.path, factored_layers(model)
+    path, layers = state.path, low_rank_layers(model)
     check_names(path, set(layers), set(state.layers), "low-rank layer")
     for name, layer in layers.items():
         new = state.layers[name]
+        if not isinstance(new.factors, layer.point_type):
+            raise ValueError(
+                f"{path}: layer {name!r} was saved as a {_kind(type(new.factors))}, the model has "
+                f"a {_kind(layer.point_type)}"
+            )
         _check_shape(path, name, new.factors.shape, layer.shape)
         if new.scale != layer.scale:
             raise ValueError(
@@ -89,7 +104,7 @@ def check_fits(model: nn.Module, state: Stored) -> None:
             )
         if new.has_base != (layer.base is not None):
             raise ValueError(f"{path}: layer {name!r} has a base in only one of file and model")
-        if new.kernel_size != layer.kernel_size:
+        if new.kernel_size != layer.kernel_size or new.factors.places != layer.factors().places:
             raise ValueError(
                 f"{path}: layer {name!r} was saved with kernel size {new.kernel_size}, the model "
                 f"has {layer.kernel_size}"
@@ -118,10 +133,9 @@ def check_dense_fits(model: nn.Module, state: Stored) -> None:
 @torch.no_grad()
 def put_(model: nn.Module, state: Stored) -> None:
     """Copy `state` into an adapted model that `check_fits` accepts."""
-    for name, layer in factored_layers(model).items():
-        like = layer.S
-        values = (t.to(like.device, like.dtype) for t in state.layers[name].factors)
-        layer.set_factors_(Factors(*values))
+    for name, layer in low_rank_layers(model).items():
+        like = layer.U
+        layer.set_factors_([t.to(like.device, like.dtype) for t in state.layers[name].factors])
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, value in state.dense.items():
         parameters[name].copy_(value)
@@ -131,8 +145,8 @@ def put_(model: nn.Module, state: Stored) -> None:
 
 def dense_trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """Trainable parameters that are not factors."""
-    layers = factored_layers(model)
-    factors = {id(p) for layer in layers.values() for p in (layer.U, layer.S, layer.V)}
+    layers = low_rank_layers(model)
+    factors = {id(p) for layer in layers.values() for p in layer.factor_parameters()}
     return {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in factors}
 
 
@@ -178,14 +192,32 @@ def _names(path: Path, content: Mapping[str, Any], key: str) -> list[str]:
     return names
 
 
-def _layer(path: Path, name: str, entry: Any, tensors: Mapping[str, Tensor]) -> StoredLayer:
+def _kind(point_type: type) -> str:
+    return next(kind for kind, known in KINDS.items() if known is point_type)
+
+
+def _point_type(path: Path, name: str, entry: Any) -> type[Factors] | type[Tucker]:
+    kind = entry.get("kind", "matrix") if isinstance(entry, dict) else "matrix"
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{path}: layer {name!r} is a {kind!r}, known are {', '.join(KINDS)}")
+    return KINDS[kind]
+
+
+def _layer(
+    path: Path,
+    name: str,
+    entry: Any,
+    point_type: type[Factors] | type[Tucker],
+    tensors: Mapping[str, Tensor],
+) -> StoredLayer:
     scale = entry.get("scale") if isinstance(entry, dict) else None
     if not isinstance(scale, (int, float)) or not 0.0 < abs(scale) < math.inf:
         raise ValueError(
             f"{path}: layer {name!r} needs a scale that is finite and not 0, got {entry!r}"
         )
     try:
-        factors = check_factors(Factors(*(tensors[join(name, letter)] for letter in "USV")))
+        named = (tensors[join(name, field)] for field in point_type._fields)
+        factors = point_type(*named).checked()
     except ValueError as error:
         raise ValueError(f"{path}: layer {name!r}: {error}") from error
     _check_shape(path, name, entry.get("shape"), factors.shape)

@@ -13,7 +13,7 @@ from rankwise.io.document import Document, read_document, write_document
 from rankwise.io.random_state import random_state, set_random_state_
 from rankwise.io.state import check_fits, check_names, dense_trained, put_, stored, trained_tensors
 from rankwise.io.tree import flatten, unflatten
-from rankwise.surgery.layers import factored_layers
+from rankwise.surgery.layers import low_rank_layers
 
 FORMAT = "rankwise-training"
 VERSION = 1
@@ -96,7 +96,7 @@ def load_training(
     content = document.content
     _check_kinds(document, optimizer, scheduler)
     state = stored(document.path, _part(document, MODEL_PREFIX), content.get("model") or {})
-    if state.layers and not factored_layers(model):
+    if state.layers and not low_rank_layers(model):
         raise ValueError("the model has no low-rank layers; `adapt_` it, then make the optimizer")
     check_fits(model, state)
     check_names(document.path, set(dense_trained(model)), set(state.dense), "dense parameter")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from rankwise.nn.linear import linear
+from rankwise.nn.plain import linear
 
 
 class SplitAttention(nn.Module):

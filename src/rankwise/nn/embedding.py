@@ -8,6 +8,7 @@ from torch.autograd import Function
 
 from rankwise.nn.factored import Factored
 from rankwise.nn.function import check_rank_kept, rows_of
+from rankwise.nn.plain import linear
 from rankwise.numerics.factors import Factors
 
 
@@ -62,12 +63,10 @@ class LowRankEmbedding(Factored):
         )
         return new.train(self.training)
 
-    def two_layers(self) -> nn.Sequential:
+    def thin_layers(self) -> nn.Sequential:
         B, A = self.factors().balanced()
         table = nn.Embedding.from_pretrained(B, freeze=False, padding_idx=self.padding_idx)
-        mix = nn.Linear(self.rank, self.embedding_dim, bias=False, device="meta")
-        mix.weight = nn.Parameter(A.mT.contiguous())
-        return nn.Sequential(table, mix).train(self.training)
+        return nn.Sequential(table, linear(A.mT, None)).train(self.training)
 
 
 class LowRankLookup(Function):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rankwise.nn.base import frozen_weight, linear_shape
 from rankwise.nn.factored import Factored
 from rankwise.nn.function import low_rank_product, rows_of
+from rankwise.nn.plain import linear
 from rankwise.numerics.factors import Factors, check_factors
 
 MERGE_FIRST = (
@@ -70,7 +71,7 @@ class LowRankLinear(Factored):
             raise ValueError(MERGE_FIRST)
         return linear(self.scale * self.factors().dense(), self.bias).train(self.training)
 
-    def two_layers(self) -> nn.Sequential:
+    def thin_layers(self) -> nn.Sequential:
         if self.base is not None:
             raise ValueError(MERGE_FIRST)
         B, A = self.factors().balanced()
@@ -92,12 +93,3 @@ class LowRankLinear(Factored):
             f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, "
             f"scale={self.scale:g}" + (", merged" if self.merged else "")
         )
-
-
-def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A plain linear map with this weight (out, in) and bias (out,)."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.contiguous())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
-    return layer

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rankwise.numerics.manifold import Mode
+
 
 class Factors(NamedTuple):
     """`W = U @ S @ V.T` with orthonormal columns in `U` (m, r) and `V` (n, r); `S` is (r, r)."""
@@ -25,6 +27,13 @@ class Factors(NamedTuple):
     def shape(self) -> tuple[int, int]:
         return self.U.shape[0], self.V.shape[0]
 
+    @property
+    def places(self) -> tuple[int, ...]:
+        return ()
+
+    def checked(self) -> "Factors":
+        return check_factors(self)
+
     def dense(self) -> Tensor:
         return self.U @ self.S @ self.V.mT
 
@@ -33,6 +42,19 @@ class Factors(NamedTuple):
         P, sigma, Qh = torch.linalg.svd(self.S)
         root = sigma.sqrt()
         return self.U @ (P * root), root[:, None] * (Qh @ self.V.mT)
+
+    def norm(self) -> Tensor:
+        return torch.linalg.vector_norm(self.S)
+
+    def scaled(self, factor: float) -> "Factors":
+        return self._replace(S=self.S * factor)
+
+    def distance(self, other: "Factors") -> Tensor:
+        return distance(self, other)
+
+    def modes(self) -> list[Mode]:
+        """One rank; a direction is a column of `U`, one of `V` and a singular value."""
+        return [Mode(self.rank, self.shape, sum(self.shape) + 1)]
 
 
 def check_factors(f: Factors) -> Factors:

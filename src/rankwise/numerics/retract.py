@@ -1,14 +1,16 @@
 """The retraction: a step in `span[U, X] x span[V, Y]`, and its best approximation of low rank."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.orth import augment
-from rankwise.numerics.tangent import Tangent
+
+if TYPE_CHECKING:
+    from rankwise.numerics.tangent import Tangent
 
 
 class Frame(NamedTuple):
@@ -26,13 +28,19 @@ class Spectrum(NamedTuple):
     sigma: Tensor
     Qh: Tensor
 
+    def spectra(self) -> list[Tensor]:
+        return [self.sigma]
 
-def frame_of(f: Factors, xi: Tangent) -> Frame:
+    def cut_to(self, ranks: Sequence[int]) -> Factors:
+        return cut(self, *ranks)
+
+
+def frame_of(f: Factors, xi: "Tangent") -> Frame:
     """The augmented bases that hold `f` and the tangent vector `xi` (any `K`, `L`) exactly."""
     return Frame(augment(f.U, xi.K), augment(f.V, xi.L))
 
 
-def core_of(frame: Frame, xi: Tangent) -> Tensor:
+def core_of(frame: Frame, xi: "Tangent") -> Tensor:
     """`U_hat^T xi V_hat = [[C, L^T V~], [U~^T K, 0]]`, (r_u, r_v)."""
     core = xi.C.new_zeros(frame.U_hat.shape[1], frame.V_hat.shape[1])
     rows, columns = xi.C.shape
@@ -55,15 +63,18 @@ def embed_factors(f: Factors, frame: Frame) -> Factors:
     return Factors(frame.U_hat, embed(f.S, core), frame.V_hat)
 
 
-def decompose(frame: Frame, core: Tensor) -> Spectrum:
-    """SVD of the core. If LAPACK does not converge in float32, float64 is tried."""
+def svd(X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Thin SVD `P diag(sigma) Qh`. If LAPACK does not converge in float32, float64 is tried."""
     try:
-        P, sigma, Qh = torch.linalg.svd(core, full_matrices=False)
+        P, sigma, Qh = torch.linalg.svd(X, full_matrices=False)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        P, sigma, Qh = (
-            t.to(core.dtype) for t in torch.linalg.svd(core.double(), full_matrices=False)
-        )
-    return Spectrum(frame, P, sigma, Qh)
+        P, sigma, Qh = (t.to(X.dtype) for t in torch.linalg.svd(X.double(), full_matrices=False))
+    return P, sigma, Qh
+
+
+def decompose(frame: Frame, core: Tensor) -> Spectrum:
+    """The spectrum of `core` in `frame`."""
+    return Spectrum(frame, *svd(core))
 
 
 def whole(core: Tensor) -> Tensor:
@@ -71,7 +82,7 @@ def whole(core: Tensor) -> Tensor:
     return core
 
 
-def displaced(f: Factors, xi: Tangent, take: Callable[[Tensor], Tensor] = whole) -> Spectrum:
+def displaced(f: Factors, xi: "Tangent", take: Callable[[Tensor], Tensor] = whole) -> Spectrum:
     """`W - xi`, exact and not yet cut; `take` may scale and reshape the core of `xi` before."""
     frame = frame_of(f, xi)
     core = take(core_of(frame, xi))

@@ -5,12 +5,14 @@ At `W = U S V^T` a tangent vector is `xi = K V^T + U L^T - U C V^T` with
 One backward pass gives the three for the gradient: `K = G V`, `L = G^T U`, `C = U^T G V`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.retract import Spectrum, displaced, whole
 
 
 class Tangent(NamedTuple):
@@ -23,6 +25,32 @@ class Tangent(NamedTuple):
     def dense(self, f: Factors) -> Tensor:
         left, right = split(f, self)
         return left @ right.mT
+
+    def like(self, K: Tensor, L: Tensor, C: Tensor) -> "Tangent":
+        return Tangent(K, L, C)
+
+    def squares(self) -> tuple[Tensor, Tensor, Tensor]:
+        rows, columns = self.K.square().sum(1), self.L.square().sum(1)
+        return rows, columns, rows.sum() + columns.sum() - self.C.square().sum()
+
+    def squared_norm(self) -> Tensor:
+        return squared_norm(self)
+
+    def along(self, at: Factors) -> Tensor:
+        return (self.C * at.S).sum()
+
+    def inner_product(self, at: Factors, W: Factors) -> Tensor:
+        return inner_product(at, self, W)
+
+    def scaled_sides(self, at: Factors, row: Tensor, column: Tensor) -> "Tangent":
+        left, right = split(at, self)
+        return project_product(at, left * row[:, None], right * column[:, None])
+
+    def transport(self, old: Factors, new: Factors) -> "Tangent":
+        return project_product(new, *split(old, self))
+
+    def displaced(self, at: Factors, take: Callable[[Tensor], Tensor] = whole) -> Spectrum:
+        return displaced(at, self, take)
 
 
 def project(f: Factors, G: Tensor) -> Tangent:

@@ -5,9 +5,9 @@ tangent space. Leaving its coordinates unchanged while the bases turn would keep
 """
 
 from rankwise.numerics.factors import Factors
-from rankwise.numerics.tangent import Tangent, project_product, split
+from rankwise.numerics.tangent import Tangent
 
 
 def transport(old: Factors, new: Factors, xi: Tangent) -> Tangent:
     """`P(W_new) xi` for `xi` tangent at `old`, in O((m + n) r^2); the ranks may differ."""
-    return project_product(new, *split(old, xi))
+    return xi.transport(old, new)

@@ -47,7 +47,7 @@ def _scaled(sigma: Tensor) -> Tensor:
 
 def ranks_for_budget(
     scores: Sequence[Sequence[float]],
-    costs: Sequence[int],
+    costs: Sequence[float],
     *,
     budget: float,
     min_rank: int | Sequence[int] = 1,

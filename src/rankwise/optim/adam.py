@@ -6,9 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rankwise.numerics.factors import Factors
+from rankwise.numerics.manifold import Point, T
 from rankwise.numerics.spectrum import spectral_power
-from rankwise.numerics.tangent import Tangent, project_product, split
 from rankwise.optim.update_rule import (
     State,
     UpdateRule,
@@ -29,6 +28,8 @@ class Adam(UpdateRule):
     moments need no transport and never go stale. As in Adafactor (Shazeer and Stern, 2018) the
     second moment of entry (i, j) is the product `v_i c_j` up to a constant.
 
+    In a Tucker kernel rows are output channels and columns input channels.
+
     The spectrum of `D` decides whether rank pays: a gradient's own is so steep that only its first
     directions move, a flat one (Muon) trains noise. Its square root is between the two.
 
@@ -38,7 +39,8 @@ class Adam(UpdateRule):
     Args:
         betas: decay of the first and second moments, in [0, 1).
         power: `R = v^-power`, `C = c^-power`; 1/2 is Adam's, 0 leaves rows and columns alone.
-        spectrum: power of the singular values of the direction; 1 leaves them alone.
+        spectrum: power of the singular values of the direction, in a Tucker kernel of both modes
+            (see `spectral_power`); 1 leaves them alone.
         eps: smallest second moment of a row, relative to the mean over rows.
     """
 
@@ -56,26 +58,25 @@ class Adam(UpdateRule):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"`Adam({name}=...)` must be in [0, 1], got {getattr(self, name)}")
 
-    def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+    def direction(self, f: Point, gradient: T, state: State) -> T:
         beta1, beta2 = self.betas
         state["step"] = step = state.get("step", 0) + 1
         M = accumulate(state, gradient, keep=beta1, add=1 - beta1)
         ahead = look_ahead(M, gradient, keep=beta1, step=step)
-        rows, columns = gradient.K.square().sum(1), gradient.L.square().sum(1)
-        energy = rows.sum() + columns.sum() - gradient.C.square().sum()
+        rows, columns, energy = gradient.squares()
         _average(state, "row", rows, beta2)
         _average(state, "column", columns, beta2)
         _average(state, "energy", energy, beta2)
         return self._precondition(f, ahead, state)
 
-    def fresh(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+    def fresh(self, f: Point, gradient: T, state: State) -> T:
         seen = newest(gradient, keep=self.betas[0], step=state["step"])
         return self._precondition(f, seen, state)
 
     def core(self, core: Tensor) -> Tensor:
         return core if self.spectrum == 1.0 else spectral_power(core, self.spectrum)
 
-    def _precondition(self, f: Factors, xi: Tangent, state: State) -> Tangent:
+    def _precondition(self, f: Point, xi: T, state: State) -> T:
         energy = state["energy"]
         mean = energy.clamp_min(torch.finfo(energy.dtype).tiny)
         size = mean.rsqrt() * (1 - self.betas[1] ** state["step"]) ** 0.5
@@ -88,10 +89,9 @@ class Adam(UpdateRule):
         return (moment / mean).add_(self.eps).pow_(-self.power)
 
 
-def scale_sides(f: Factors, xi: Tangent, row: Tensor, column: Tensor) -> Tangent:
+def scale_sides(f: Point, xi: T, row: Tensor, column: Tensor) -> T:
     """`P(W) diag(row) xi diag(column)` for `row` (m,) and `column` (n,), nothing dense."""
-    left, right = split(f, xi)
-    return project_product(f, left * row[:, None], right * column[:, None])
+    return xi.scaled_sides(f, row, column)
 
 
 def _average(state: State, name: str, value: Tensor, beta: float) -> None:

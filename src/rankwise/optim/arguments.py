@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from rankwise.integrators.integrator import Integrator
+from rankwise.nn.factored import Factored
 from rankwise.optim.budget import Budget
 from rankwise.optim.layers import NamedLayer
 from rankwise.optim.rank_rule import RankRule
@@ -57,6 +58,21 @@ def check_comparable(rank_rule: RankRule, layers: list[NamedLayer]) -> None:
             "`Optimizer(rank_rule=Budget(...))` cannot compare adapters with layers that are low "
             "rank as a whole, and the model has both. Use `Tolerance`, which judges each by itself."
         )
+
+
+def check_layers(rule: UpdateRule, integrator: Integrator, layers: list[NamedLayer]) -> None:
+    """ValueError for a layer whose weight is a tensor, where a part is made for matrices."""
+    tensors = [(name, layer) for name, layer in layers if not isinstance(layer, Factored)]
+    for argument, part, instead in (
+        ("rule", rule, "`Adam()`, `HeavyBall()` or `SGD()`"),
+        ("integrator", integrator, "`ParallelBUG()`, the default"),
+    ):
+        if tensors and part.needs_matrices:
+            name, layer = tensors[0]
+            raise ValueError(
+                f"`Optimizer({argument}={part!r})` is made for matrices, and layer {name!r} is a "
+                f"{type(layer).__name__}: use {instead}"
+            )
 
 
 def check_control(

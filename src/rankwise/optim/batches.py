@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.tangent import Tangent
 from rankwise.optim.layers import NamedLayer
@@ -26,11 +27,11 @@ class Batches:
     """
 
     def __init__(self, layers: list[NamedLayer]) -> None:
-        self._pairs: dict[Factored, list[tuple[Tensor, Tensor]]] = {}
+        self._pairs: dict[LowRankModule, list[tuple[Tensor, Tensor]]] = {}
         own = weakref.ref(self)
 
         def after_forward(
-            layer: Factored, inputs: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
+            layer: LowRankModule, inputs: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
         ) -> None:
             batches = own()
             # A copy of the model has copies of its layers, and these very hooks.

@@ -23,8 +23,12 @@ class Budget(CycledRank):
     Then ranks rest: to trade directions that are trained for new ones in every cycle costs more
     than it finds.
 
+    The modes of a Tucker kernel compete like layers. Its core counts for both of them by halves,
+    which is exact for the ranks it has and too much after a cut: the budget is never exceeded, and
+    may be left unspent by a large cut.
+
     Args:
-        parameters: of all factored layers together in the end; every layer keeps `min_rank`
+        parameters: of all low-rank layers together in the end; every layer keeps `min_rank`
             directions even where this is too little for that.
         keep: share of the present parameters that a cycle keeps at least, in (0, 1).
     """

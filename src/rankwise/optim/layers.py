@@ -5,18 +5,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import LowRankModule
 
 
 class NamedLayer(NamedTuple):
-    """A factored layer and its name in the model."""
+    """A low-rank layer and its name in the model."""
 
     name: str
-    layer: Factored
+    layer: LowRankModule
 
 
 def trainable_layers(model: nn.Module) -> list[NamedLayer]:
-    """The factored layers of `model` whose factors train, in the order of `named_modules`.
+    """The low-rank layers of `model` whose factors train, in the order of `named_modules`.
 
     Of layers that share their factors, the first stands for all. Raises ValueError for a layer of
     which only a part trains.
@@ -24,17 +24,24 @@ def trainable_layers(model: nn.Module) -> list[NamedLayer]:
     found = []
     known: set[int] = set()
     for name, module in model.named_modules():
-        if isinstance(module, Factored) and id(module.U) not in known:
+        if isinstance(module, LowRankModule) and id(module.U) not in known:
             known.add(id(module.U))
-            train = [name for name in "USV" if getattr(module, name).requires_grad]
-            if train and len(train) < 3:
+            names = module.point_type._fields
+            train = [n for n in names if getattr(module, n).requires_grad]
+            if train and len(train) < len(names):
                 raise ValueError(
                     f"of the factors of layer {name!r} only {', '.join(train)} require gradients. "
-                    "Freeze all three of U, S, V or none."
+                    f"Freeze all three of {', '.join(names)} or none."
                 )
             if train:
                 found.append(NamedLayer(name, module))
     return found
+
+
+def numbers_held(layers: Iterable[NamedLayer]) -> int:
+    """Numbers in the factors: of a matrix `(m + n + 1) r`, for `S` is diagonal after a step."""
+    modes = [mode for _, layer in layers for mode in layer.factors().modes()]
+    return int(sum(mode.rank * mode.cost for mode in modes))
 
 
 def param_groups(
@@ -64,9 +71,10 @@ def param_groups(
                 members.append(p)
         result.append({**group, "params": members})
     for name, layer in layers:
-        owners = {taken.get(id(p)) for p in (layer.U, layer.S, layer.V)}
+        owners = {taken.get(id(p)) for p in layer.factor_parameters()}
         if len(owners) > 1:
-            raise ValueError(f"the factors U, S, V of layer {name!r} must be in the same group")
+            letters = ", ".join(layer.point_type._fields)
+            raise ValueError(f"the factors {letters} of layer {name!r} must be in the same group")
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     if rest or not result:
         result.append({"params": rest})

@@ -1,4 +1,4 @@
-"""The optimizer: factors on the manifold of low-rank matrices, everything else by AdamW."""
+"""The optimizer: factors on their manifolds of low rank, everything else by AdamW."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
-from rankwise.numerics.retract import Spectrum, cut
-from rankwise.numerics.tangent import squared_norm
+from rankwise.numerics.manifold import Displaced, TangentVector
 from rankwise.optim.adam import Adam
-from rankwise.optim.advance import advance, has_gradient, tangent_gradient
+from rankwise.optim.advance import advance, has_gradient
 from rankwise.optim.arguments import (
     check_closure,
     check_combination,
     check_comparable,
     check_control,
     check_kind,
+    check_layers,
     check_options,
 )
 from rankwise.optim.batches import Batches
@@ -33,37 +33,38 @@ DEFAULT_MAX_STEP = 0.002
 
 
 class Optimizer(torch.optim.Optimizer):
-    """Trains a model with factored layers; ranks adapt inside `step()`, nothing else to call.
+    """Trains a model with low-rank layers; ranks adapt inside `step()`, nothing else to call.
 
-    Each factored layer takes the step `W - h * direction` in `span[U, K] x span[V, L]` and is
-    retracted to the rank that the rank rule allows; momentum is carried along. All other trainable
+    Each low-rank layer takes the step `W - h * direction` in `span[U, K] x span[V, L]` and is
+    retracted to the ranks that the rank rule allows; momentum is carried along. All other trainable
     parameters take an AdamW step. A step with a non-finite gradient is skipped and counted.
 
     Args:
-        model: with layers from `rankwise.adapt_`, or built of `LowRankLinear` and `LowRankConv2d`;
-            its trainable parameters are found by itself.
+        model: with layers from `rankwise.adapt_`, or built of `LowRankLinear`, `LowRankConv2d`
+            and `nn.TuckerConv2d`; its trainable parameters are found by itself.
         lr: learning rate, >= 0; works with the schedulers of `torch.optim.lr_scheduler`. For `Adam`
             and `Spectral` it is the relative change of a weight in one step (for gradients without
             noise), the same number for small and large models, 3e-3 by default; for `SGD` and
             `HeavyBall` a plain rate. Dense parameters take it as AdamW's. With `RateFree` only its
             course over time has an effect, not its size; 1 by default.
-        rule: update rule of the factored layers.
+        rule: update rule of the low-rank layers; `Spectral` is for matrices only.
         rank_rule: how ranks adapt.
-        integrator: how a step is taken, one of `rankwise.integrators`. One that asks for more than
-            one point keeps each layer's inputs and output gradients from backward to step (and
-            unfolds the patches of a convolution there); one that
-            runs the model again needs `step(closure)` and the rule `SGD`.
+        integrator: how a step is taken, one of `rankwise.integrators`; all but the default
+            `ParallelBUG` are for matrices only. One that asks for more than one point keeps each
+            layer's inputs and output gradients from backward to step (and unfolds the patches of a
+            convolution there); one that runs the model again needs `step(closure)` and the rule
+            `SGD`.
         control: how long steps are: by `lr`, or without one by `rankwise.RateFree()`.
-        weight_decay: decoupled, on `S` of factored layers (`||S|| = ||U S V^T||`) and on dense
-            parameters, >= 0.
-        max_step: no step moves a factored layer by more than this fraction of the Frobenius norm
+        weight_decay: decoupled, on the core of low-rank layers (its norm is that of the weight) and
+            on dense parameters, >= 0.
+        max_step: no step moves a low-rank layer by more than this fraction of the Frobenius norm
             of its weight, > 0, by default 0.002; see `rankwise.optim.trust`. `float("inf")`: no
             limit. For steps by `lr` only.
         groups: dicts with `params` (parameters, modules or their names) and options of their own
             (`lr`, `weight_decay`, `max_step`); what they leave out is in the last group.
 
     Attributes:
-        layers: the factored layers that it trains, with their names.
+        layers: the low-rank layers that it trains, with their names.
         steps: number of steps taken.
         skipped: number of steps skipped for a non-finite gradient.
     """
@@ -100,6 +101,7 @@ class Optimizer(torch.optim.Optimizer):
         check_combination(self.rule, self.integrator)
         check_control(self.control, {"max_step": max_step, "weight_decay": weight_decay}, groups)
         check_comparable(self.rank_rule, self.layers)
+        check_layers(self.rule, self.integrator, self.layers)
         self.steps = 0
         self.skipped = 0
         defaults = {
@@ -141,14 +143,15 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             group["peak_lr"] = max(group.get("peak_lr", 0.0), float(group["lr"]))
         moving = [named for named in self.layers if has_gradient(*named)]
-        spectra = self._spectra(moving, integrator, closure)
-        if spectra is None:
+        gradients = [layer.tangent_gradient() for _, layer in moving]
+        ends = self._ends(moving, gradients, integrator, closure)
+        if ends is None:
             return self._skip(loss)
         self.steps += 1
-        self._retract(moving, spectra)
+        self._retract(moving, gradients, ends)
         record(self.layers, self._versions)
         self._batches.clear()
-        factors = {id(p) for _, layer in self.layers for p in (layer.U, layer.S, layer.V)}
+        factors = self._factors()
         for group in self.param_groups:
             dense = [p for p in group["params"] if id(p) not in factors]
             self.control.dense_step_(dense, self.state, group)
@@ -170,20 +173,26 @@ class Optimizer(torch.optim.Optimizer):
                 if p.grad is not None:
                     yield p.grad
 
-    def _spectra(
-        self, moving: list[NamedLayer], integrator: Integrator, closure: Callable[[], Any] | None
-    ) -> list[Spectrum] | None:
+    def _factors(self) -> set[int]:
+        return {id(p) for _, layer in self.layers for p in layer.factor_parameters()}
+
+    def _ends(
+        self,
+        moving: list[NamedLayer],
+        gradients: list[TangentVector],
+        integrator: Integrator,
+        closure: Callable[[], Any] | None,
+    ) -> list[Displaced] | None:
         """The ends of all layers' steps, not yet cut; None where a gradient is not finite."""
         states = [self.state[layer.U] for _, layer in moving]
         groups = self._groups_of(moving)
         layers = [layer for _, layer in moving]
         if layers:
-            gradients = [tangent_gradient(layer) for layer in layers]
             self.control.prepare(layers, gradients, states, step=self.steps + 1)
         if integrator.same_matrix:
             return [
-                advance(named, self.rule, self.control, integrator, self._batches, state, group)
-                for named, state, group in zip(moving, states, groups, strict=True)
+                advance(named, xi, self.rule, self.control, integrator, self._batches, state, group)
+                for named, xi, state, group in zip(moving, gradients, states, groups, strict=True)
             ]
         assert closure is not None
 
@@ -199,26 +208,29 @@ class Optimizer(torch.optim.Optimizer):
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
         return [group_of[id(layer.U)] for _, layer in layers]
 
-    def _retract(self, moving: list[NamedLayer], spectra: list[Spectrum]) -> None:
-        """Cut every layer to the rank that the rank rule gives it, and carry momentum along."""
-        factors = [layer.factors() for _, layer in moving]
+    def _retract(
+        self, moving: list[NamedLayer], gradients: list[TangentVector], ends: list[Displaced]
+    ) -> None:
+        """Cut every layer to the ranks that the rank rule gives it, and carry momentum along."""
+        points = [layer.factors() for _, layer in moving]
         candidates = [
-            Candidates(s.sigma, layer.rank, layer.shape, whole=layer.base is None)
-            for s, (_, layer) in zip(spectra, moving, strict=True)
+            Candidates(sigma, mode.rank, mode.shape, layer.base is None, mode.cost)
+            for f, end, (_, layer) in zip(points, ends, moving, strict=True)
+            for sigma, mode in zip(end.spectra(), f.modes(), strict=True)
         ]
         clock = Clock(self.steps, _decay(self._groups_of(moving)))
-        ranks = self.rank_rule.ranks(clock, candidates)
-        for (_, layer), old, spectrum, rank in zip(moving, factors, spectra, ranks, strict=True):
-            new = cut(spectrum, rank)
-            self.rule.transport(old, new, self.state[layer.U])
+        ranks = iter(self.rank_rule.ranks(clock, candidates))
+        for (_, layer), old, xi, end in zip(moving, points, gradients, ends, strict=True):
+            new = end.cut_to([next(ranks) for _ in old.modes()])
+            self.rule.transport(old, new, xi, self.state[layer.U])
             layer.set_factors_(new)
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
         """`sqrt(sum ||P(W) G||^2 + sum ||dense gradients||^2)`, zero at a stationary point."""
         layers = [layer for name, layer in self.layers if has_gradient(name, layer)]
-        squares = [squared_norm(tangent_gradient(layer)) for layer in layers]
-        factors = {id(p) for _, layer in self.layers for p in (layer.U, layer.S, layer.V)}
+        squares = [layer.tangent_gradient().squared_norm() for layer in layers]
+        factors = self._factors()
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and id(p) not in factors:
@@ -268,16 +280,24 @@ class Optimizer(torch.optim.Optimizer):
         self._versions.clear()
         for name, layer in self.layers:
             momentum = self.state[layer.U].get("momentum") if layer.U in self.state else None
-            if momentum is not None and momentum[0].shape != layer.U.shape:
+            if momentum is None:
+                continue
+            # `K`, `L` have the columns of `U`, `V`.
+            saved = tuple(t.shape[1] for t in momentum[: len(layer.ranks)])
+            if saved != layer.ranks:
                 raise ValueError(
-                    f"layer {name!r} has rank {layer.rank}, but the optimizer was saved with rank "
-                    f"{momentum[0].shape[1]}. Load the model that was saved with it first."
+                    f"layer {name!r} has rank {_text(layer.ranks)}, but the optimizer was saved "
+                    f"with rank {_text(saved)}. Load the model that was saved with it first."
                 )
 
 
 def _all_finite(gradients: list[Tensor]) -> bool:
     largest = torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))
     return bool(largest.isfinite())
+
+
+def _text(ranks: tuple[int, ...]) -> str:
+    return " x ".join(map(str, ranks))
 
 
 def _decay(groups: Iterable[dict[str, Any]]) -> float:

@@ -1,17 +1,20 @@
 """Who trains a factor: one optimizer, and nothing else behind its back."""
 
 import weakref
-from typing import Any
+from typing import Any, TypeAlias
 
-from rankwise.nn.factored import Factored
+import torch
+
+from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.optim.layers import NamedLayer
 
-_owners: "weakref.WeakKeyDictionary[Factored, weakref.ref[Any]]" = weakref.WeakKeyDictionary()
+_Owners: TypeAlias = "weakref.WeakKeyDictionary[LowRankModule, weakref.ref[Any]]"
+_owners: _Owners = weakref.WeakKeyDictionary()
 
 MAX_DEFECT = 1e-3
 
-Version = tuple[int, int]
+Version = tuple[list[torch.Size], int]
 """Changes with every write to the factors of a layer."""
 
 
@@ -45,7 +48,7 @@ def record(layers: list[NamedLayer], versions: dict[str, Version]) -> None:
         versions[name] = _version(layer)
 
 
-def check_orthonormal(name: str, layer: Factored) -> None:
+def check_orthonormal(name: str, layer: LowRankModule) -> None:
     """ValueError unless `U` and `V` have orthonormal columns."""
     f = layer.factors()
     for letter, Q in (("U", f.U), ("V", f.V)):
@@ -59,5 +62,6 @@ def check_orthonormal(name: str, layer: Factored) -> None:
             )
 
 
-def _version(layer: Factored) -> Version:
-    return layer.rank, layer.U._version + layer.S._version + layer.V._version
+def _version(layer: LowRankModule) -> Version:
+    factors = layer.factor_parameters()
+    return [p.shape for p in factors], sum(p._version for p in factors)

@@ -1,5 +1,7 @@
 """Rank rules: how many directions each layer keeps after a step.
 
+What is said of layers here holds for the modes of a Tucker kernel: each of them has a rank.
+
 New directions need time to grow before they are judged. So a rule works in cycles of `every`
 steps: in a cycle's first step each layer keeps up to `grow` new directions, in its last step the
 rule decides which of all its directions stay. No rule needs the total number of steps: once the
@@ -23,7 +25,7 @@ class Clock(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Directions that one layer may keep."""
+    """Directions that one layer, or one mode of a tensor, may keep."""
 
     sigma: Tensor
     """Singular values after the step, descending, before anything is cut."""
@@ -32,11 +34,12 @@ class Candidates(NamedTuple):
     shape: tuple[int, int]
     whole: bool = False
     """Whether the factors are the layer's whole weight, not added to a frozen one."""
+    numbers: float | None = None
+    """Parameters of one direction; None: a column of `U`, one of `V`, a singular value."""
 
     @property
-    def cost(self) -> int:
-        """Parameters of one direction: a column of `U`, one of `V`, a singular value."""
-        return sum(self.shape) + 1
+    def cost(self) -> float:
+        return sum(self.shape) + 1 if self.numbers is None else self.numbers
 
 
 class RankRule(ABC):

@@ -10,7 +10,7 @@ layers l of a network and in units of their weights,
 
 with the directions `D` of the update rule, and `w_t` the optimizer's `lr` over its peak so far: the
 course of a schedule matters, the size of `lr` does not. On the manifold the distance costs a few
-thin products; for an adapter that starts at zero it is `||S||`.
+thin products; for an adapter that starts at zero it is `||W||`.
 
 Directions without a unit (Adam, Spectral) are divided already by what gradients have been. Of them
 the sum is `t max(||D_t||, SMALL)^2`: a step is `d_t / sqrt(t)` long, or shorter where the direction
@@ -30,9 +30,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rankwise.nn.factored import Factored
-from rankwise.numerics.factors import Factors, distance
-from rankwise.numerics.tangent import Tangent, inner_product
+from rankwise.nn.low_rank import LowRankModule
+from rankwise.numerics.manifold import TangentVector
 from rankwise.optim.dense import adamw_
 from rankwise.optim.step_control import StepControl, weight_norm
 from rankwise.optim.update_rule import State
@@ -72,8 +71,8 @@ class RateFree(StepControl):
 
     def prepare(
         self,
-        layers: Sequence[Factored],
-        gradients: Sequence[Tangent],
+        layers: Sequence[LowRankModule],
+        gradients: Sequence[TangentVector],
         states: Sequence[State],
         *,
         step: int,
@@ -94,7 +93,7 @@ class RateFree(StepControl):
 
     def length(
         self,
-        layer: Factored,
+        layer: LowRankModule,
         norm: Tensor,
         state: State,
         group: dict[str, Any],
@@ -114,24 +113,23 @@ class RateFree(StepControl):
     ) -> None:
         adamw_(parameters, state, {**group, "lr": self.dense_lr * _course(group)})
 
-    def _begin(self, layer: Factored, state: State) -> None:
+    def _begin(self, layer: LowRankModule, state: State) -> None:
         f = layer.factors()
         # There is nothing to keep of an adapter that starts at zero.
-        state["origin"] = tuple(t.clone() for t in f) if bool(f.S.any()) else ()
+        state["origin"] = tuple(t.clone() for t in f) if bool(f.norm() > 0) else ()
         state["size"] = weight_norm(layer)
-        state["farthest"] = f.S.new_full((), self.start)
-        state["root"] = f.S.new_zeros(())
+        state["farthest"] = f.U.new_full((), self.start)
+        state["root"] = f.U.new_zeros(())
         state["taken"] = 0
 
 
-def _way(f: Factors, gradient: Tangent, state: State) -> Tensor:
+def _way(f: Any, gradient: TangentVector, state: State) -> Tensor:
     """`||W - W0||^2 / ||W||^2` and `<G, W - W0>`, (2,)."""
-    along = (gradient.C * f.S).sum()
-    if not state["origin"]:
-        return torch.stack([(f.S / state["size"]).square().sum(), along])
-    origin = Factors(*state["origin"])
-    square = (distance(f, origin) / state["size"]).square()
-    return torch.stack([square, along - inner_product(f, gradient, origin)])
+    gone, along = f.norm(), gradient.along(f)
+    if state["origin"]:
+        origin = f._make(state["origin"])
+        gone, along = f.distance(origin), along - gradient.inner_product(f, origin)
+    return torch.stack([(gone / state["size"]).square(), along])
 
 
 def _course(group: dict[str, Any]) -> float:

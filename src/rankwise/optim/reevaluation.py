@@ -10,33 +10,31 @@ from typing import Any
 from torch import nn
 
 from rankwise.integrators.integrator import Integrator
-from rankwise.nn.factored import Factored
-from rankwise.numerics.factors import Factors
-from rankwise.numerics.retract import Spectrum
-from rankwise.numerics.tangent import Tangent, squared_norm
-from rankwise.optim.advance import decayed, tangent_gradient
+from rankwise.nn.low_rank import LowRankModule
+from rankwise.numerics.manifold import Displaced
+from rankwise.optim.advance import decayed
 from rankwise.optim.step_control import StepControl
 from rankwise.optim.update_rule import State
 
 
 def advance_together(
-    layers: Sequence[Factored],
+    layers: Sequence[LowRankModule],
     control: StepControl,
     integrator: Integrator,
     states: Sequence[State],
     groups: Sequence[dict[str, Any]],
     evaluate: Callable[[], bool],
-) -> list[Spectrum] | None:
+) -> list[Displaced] | None:
     """The ends of all layers' steps, not yet cut; the layers are left where they were.
 
     `evaluate()` puts the gradients at the present factors into their slots and returns whether all
     of them are finite; None is returned where they are not. Its first call was made before.
     """
     starts = [layer.factors() for layer in layers]
-    starts = [Factors(*(t.clone() for t in f)) for f in starts]
-    gradients = [tangent_gradient(layer) for layer in layers]
+    starts = [f._make(t.clone() for t in f) for f in starts]
+    gradients = [layer.tangent_gradient() for layer in layers]
     lengths = [
-        control.length(layer, squared_norm(xi).sqrt(), state, group, relative=False)
+        control.length(layer, xi.squared_norm().sqrt(), state, group, relative=False)
         for layer, xi, state, group in zip(layers, gradients, states, groups, strict=True)
     ]
     stages = [integrator.stages(decayed(f, group)) for f, group in zip(starts, groups, strict=True)]
@@ -46,9 +44,9 @@ def advance_together(
         while True:
             ends, points = [], []
             for layer, stage, h in zip(layers, stages, lengths, strict=True):
-                xi = tangent_gradient(layer)
+                xi: Any = layer.tangent_gradient()
                 try:
-                    points.append(stage.send(Tangent(*(h * t for t in xi))))
+                    points.append(stage.send(xi.like(h * xi.K, h * xi.L, h * xi.C)))
                 except StopIteration as end:
                     ends.append(end.value)
             if ends:

@@ -6,9 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rankwise.numerics.factors import Factors
+from rankwise.numerics.manifold import Point, T
 from rankwise.numerics.spectrum import spectral_power
-from rankwise.numerics.tangent import Tangent
 from rankwise.optim.update_rule import (
     State,
     UpdateRule,
@@ -35,16 +34,17 @@ class Spectral(UpdateRule):
     momentum: float = 0.9
 
     relative: ClassVar[bool] = True
+    needs_matrices: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_unit_interval("Spectral", "momentum", self.momentum)
 
-    def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+    def direction(self, f: Point, gradient: T, state: State) -> T:
         state["step"] = step = state.get("step", 0) + 1
         M = accumulate(state, gradient, keep=self.momentum, add=1 - self.momentum)
         return look_ahead(M, gradient, keep=self.momentum, step=step)
 
-    def fresh(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+    def fresh(self, f: Point, gradient: T, state: State) -> T:
         return newest(gradient, keep=self.momentum, step=state["step"])
 
     def core(self, core: Tensor) -> Tensor:

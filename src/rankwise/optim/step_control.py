@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from rankwise.nn.base import frozen_weight
-from rankwise.nn.factored import Factored
-from rankwise.numerics.tangent import Tangent
+from rankwise.nn.low_rank import LowRankModule
+from rankwise.numerics.manifold import TangentVector
 from rankwise.optim.update_rule import State
 
 
@@ -20,8 +20,8 @@ class StepControl(ABC):
 
     def prepare(
         self,
-        layers: Sequence[Factored],
-        gradients: Sequence[Tangent],
+        layers: Sequence[LowRankModule],
+        gradients: Sequence[TangentVector],
         states: Sequence[State],
         *,
         step: int,
@@ -35,14 +35,14 @@ class StepControl(ABC):
     @abstractmethod
     def length(
         self,
-        layer: Factored,
+        layer: LowRankModule,
         norm: Tensor,
         state: State,
         group: dict[str, Any],
         *,
         relative: bool,
     ) -> Tensor | float:
-        """The factor of the direction of a factored layer.
+        """The factor of the direction of a low-rank layer.
 
         An integrator that tries a step again asks again; only the last answer of a step counts.
 
@@ -59,8 +59,8 @@ class StepControl(ABC):
         """One AdamW step for those dense `parameters` that have a gradient, in place."""
 
 
-def weight_norm(layer: Factored) -> float:
-    """`||W||_F` in units of `U S V^T`: of the frozen weight where it can be read.
+def weight_norm(layer: LowRankModule) -> float:
+    """`||W||_F` in units of the factors: of the frozen weight where it can be read.
 
     Else that of a map (m, n) which preserves the variance of its input, `sqrt(m)`.
     """

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import LowRankModule
 from rankwise.optim.dense import adamw_
 from rankwise.optim.step_control import StepControl, weight_norm
 from rankwise.optim.update_rule import State
@@ -31,7 +31,7 @@ class Trust(StepControl):
 
     def length(
         self,
-        layer: Factored,
+        layer: LowRankModule,
         norm: Tensor,
         state: State,
         group: dict[str, Any],

@@ -7,9 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rankwise.numerics.factors import Factors
-from rankwise.numerics.tangent import Tangent
-from rankwise.numerics.transport import transport
+from rankwise.numerics.manifold import Point, T, TangentVector
 
 State = dict[str, Any]
 """What a rule remembers of one layer: tensors and numbers, saved with the optimizer."""
@@ -25,11 +23,14 @@ class UpdateRule(ABC):
     relative: ClassVar[bool] = False
     """Whether directions have no unit, so that a step is measured by the weight; see `trust`."""
 
+    needs_matrices: ClassVar[bool] = False
+    """Whether it has no meaning for a tensor."""
+
     @abstractmethod
-    def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+    def direction(self, f: Point, gradient: T, state: State) -> T:
         """The direction at `f`; may update `state`. `K`, `L`, `C` need not be consistent."""
 
-    def fresh(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+    def fresh(self, f: Point, gradient: T, state: State) -> T:
         """How a part of this step's gradient that is new at `f` enters the direction.
 
         For integrators that look beyond the tangent space of the first point, after `direction`.
@@ -37,20 +38,21 @@ class UpdateRule(ABC):
         return gradient
 
     def core(self, core: Tensor) -> Tensor:
-        """Last change to the direction, as a matrix in the augmented bases, (<= 2r, <= 2r)."""
+        """Last change to the direction, as a core in the augmented bases, (<= 2r, <= 2r, ...)."""
         return core
 
-    def transport(self, old: Factors, new: Factors, state: State) -> None:
-        """Move what `state` holds of the tangent space at `old` to the one at `new`."""
+    def transport(self, old: Point, new: Point, gradient: TangentVector, state: State) -> None:
+        """Move what `state` holds of the tangent space at `old`, that of `gradient`, to `new`."""
         if "momentum" in state:
-            state["momentum"] = tuple(transport(old, new, Tangent(*state["momentum"])))
+            moved = gradient.like(*state["momentum"]).transport(old, new)
+            state["momentum"] = coordinates(moved)
 
 
 @dataclass(frozen=True)
 class SGD(UpdateRule):
     """The tangent gradient itself: Riemannian gradient descent, GeoLoRA's step without Adam."""
 
-    def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+    def direction(self, f: Point, gradient: T, state: State) -> T:
         return gradient
 
 
@@ -67,30 +69,34 @@ class HeavyBall(UpdateRule):
     def __post_init__(self) -> None:
         check_unit_interval("HeavyBall", "momentum", self.momentum)
 
-    def direction(self, f: Factors, gradient: Tangent, state: State) -> Tangent:
+    def direction(self, f: Point, gradient: T, state: State) -> T:
         return accumulate(state, gradient, keep=self.momentum, add=1.0)
 
 
-def accumulate(state: State, gradient: Tangent, *, keep: float, add: float) -> Tangent:
+def coordinates(xi: TangentVector) -> tuple[Tensor, Tensor, Tensor]:
+    return xi.K, xi.L, xi.C
+
+
+def accumulate(state: State, gradient: T, *, keep: float, add: float) -> T:
     """`M <- keep * M + add * gradient` in `state["momentum"]`, both tangent at the same point."""
     if "momentum" not in state:
-        state["momentum"] = tuple(torch.zeros_like(t) for t in gradient)
-    for moment, g in zip(state["momentum"], gradient, strict=True):
+        state["momentum"] = tuple(torch.zeros_like(t) for t in coordinates(gradient))
+    for moment, g in zip(state["momentum"], coordinates(gradient), strict=True):
         moment.mul_(keep).add_(g, alpha=add)
-    return Tangent(*state["momentum"])
+    return gradient.like(*state["momentum"])
 
 
-def look_ahead(M: Tangent, gradient: Tangent, *, keep: float, step: int) -> Tangent:
+def look_ahead(M: T, gradient: T, *, keep: float, step: int) -> T:
     """`keep * M / (1 - keep^step) + (1 - keep) * gradient`: the mean, a step ahead."""
     weight = keep / (1 - keep**step)
-    pairs = zip(M, gradient, strict=True)
-    return Tangent(*((m * weight).add_(g, alpha=1 - keep) for m, g in pairs))
+    pairs = zip(coordinates(M), coordinates(gradient), strict=True)
+    return gradient.like(*((m * weight).add_(g, alpha=1 - keep) for m, g in pairs))
 
 
-def newest(gradient: Tangent, *, keep: float, step: int) -> Tangent:
+def newest(gradient: T, *, keep: float, step: int) -> T:
     """What `look_ahead` makes of this step's gradient alone."""
     weight = (1 - keep) * (1 + keep / (1 - keep**step))
-    return Tangent(*(weight * g for g in gradient))
+    return gradient.like(*(weight * g for g in coordinates(gradient)))
 
 
 def check_unit_interval(rule: str, name: str, value: float) -> None:

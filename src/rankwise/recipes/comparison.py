@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rankwise.recipes.classifier import Score
 from rankwise.recipes.images import Images
-from rankwise.surgery.layers import factored_layers
+from rankwise.surgery.layers import low_rank_layers
 from rankwise.surgery.shrink import shrink
 
 BATCHES = (1, 32)
@@ -62,7 +62,7 @@ def latencies(calls: Sequence[Callable[[], object]]) -> list[float]:
 
 def in_use(model: nn.Module) -> nn.Module:
     """A copy on the CPU in the form that runs, for evaluation."""
-    small = shrink(model) if factored_layers(model) else copy.deepcopy(model)
+    small = shrink(model) if low_rank_layers(model) else copy.deepcopy(model)
     return small.cpu().eval()
 
 

@@ -33,7 +33,7 @@ from rankwise.report.compression_figure import draw_compression
 from rankwise.report.markdown import markdown
 from rankwise.surgery.factorize import factorize_, plan_factorize
 from rankwise.surgery.init import Random
-from rankwise.surgery.layers import factored_layers
+from rankwise.surgery.layers import low_rank_layers
 from rankwise.surgery.places import call
 from rankwise.surgery.shrink import shrink
 
@@ -106,8 +106,8 @@ def _choose_trained_(model: nn.Module) -> None:
     model.requires_grad_(False)
     for p in model.parameters():
         p.requires_grad_(p.ndim == 1)
-    for layer in factored_layers(model).values():
-        for p in (layer.U, layer.S, layer.V):
+    for layer in low_rank_layers(model).values():
+        for p in layer.factor_parameters():
             p.requires_grad_(True)
 
 

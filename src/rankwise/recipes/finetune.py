@@ -185,7 +185,7 @@ def _write(
     write_tensors(folder / HEAD, head, {})
     write_text(folder / LABELS, json.dumps(list(data.classes)) + "\n")
     export = None
-    if any(bool(layer.S.detach().any()) for _, layer in run.optimizer.layers):
+    if any(bool(layer.factors().norm() > 0) for _, layer in run.optimizer.layers):
         name = options.model or "sentence-transformers/all-MiniLM-L6-v2"
         export = export_lora(
             model, folder / LORA, prefix="encoder", base_model_name=name,

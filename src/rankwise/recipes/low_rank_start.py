@@ -74,12 +74,12 @@ def rank_rule(start: Start, steps: int, tolerance: float | None) -> RankRule:
 
 
 def parameters(optimizer: Optimizer) -> int:
-    """Of the whole network in the form that runs: two factors a layer, or dense if that is less."""
-    factors = {id(p) for _, layer in optimizer.layers for p in (layer.U, layer.S, layer.V)}
+    """Of the whole network in the form that runs: thin layers, or dense where that is less."""
+    layers = [layer for _, layer in optimizer.layers]
+    factors = {id(p) for layer in layers for p in layer.factor_parameters()}
     owned = (p for group in optimizer.param_groups for p in group["params"])
     dense = sum(p.numel() for p in owned if id(p) not in factors)
-    shapes = ((layer.rank, *layer.shape) for _, layer in optimizer.layers)
-    return dense + sum(min(r * (m + n), m * n) for r, m, n in shapes)
+    return dense + sum(min(layer.thin_numel, layer.dense_numel) for layer in layers)
 
 
 def _cost(shape: Shape) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rankwise.optim.budget import Budget
-from rankwise.optim.layers import NamedLayer
+from rankwise.optim.layers import NamedLayer, numbers_held
 from rankwise.optim.rank_rule import FixedRank, RankRule
 from rankwise.optim.tolerance import Tolerance
 from rankwise.recipes.options import FinetuneOptions
@@ -23,8 +23,9 @@ def chosen_rank_rule(options: FinetuneOptions, layers: Sequence[NamedLayer]) -> 
     if options.rtol is not None:
         return Tolerance(rtol=options.rtol, every=every)
     costs = [sum(layer.shape) + 1 for _, layer in layers]
-    start = sum(layer.rank * cost for (_, layer), cost in zip(layers, costs, strict=True))
-    budget = max(start // 2, sum(costs)) if options.budget is None else options.budget
+    budget = (
+        max(numbers_held(layers) // 2, sum(costs)) if options.budget is None else options.budget
+    )
     if budget < sum(costs):
         raise ValueError(
             f"--budget must be at least {sum(costs)}, one direction for each of the {len(layers)} "

@@ -150,7 +150,7 @@ def train_digits(
         loss = optimizer.step(closure)
         optimizer.zero_grad()
         seconds = time.perf_counter() - begin
-        ranks = [layer.rank for _, layer in optimizer.layers]
+        ranks = [rank for _, layer in optimizer.layers for rank in layer.ranks]
         trace.add(
             gradients=len(norms),
             seconds=seconds,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rankwise.io.training import load_training, save_training
+from rankwise.optim.layers import numbers_held
 from rankwise.optim.optimizer import Optimizer
 from rankwise.recipes.history import Line, append_line, truncate_history
 
@@ -29,8 +30,8 @@ class Interrupted(Exception):
 
 
 def adapter_parameters(optimizer: Optimizer) -> int:
-    """Numbers that the adapters hold: `(m + n + 1) r` each, for `S` is diagonal after a step."""
-    return sum(layer.rank * (sum(layer.shape) + 1) for _, layer in optimizer.layers)
+    """Numbers that the adapters hold."""
+    return numbers_held(optimizer.layers)
 
 
 @dataclass
@@ -95,7 +96,7 @@ def _step(run: Run, loss_at: Callable[[int], Tensor], step: int) -> Line:
     run.optimizer.step()
     run.scheduler.step()
     seconds = time.perf_counter() - start
-    ranks = [layer.rank for _, layer in run.optimizer.layers]
+    ranks = [rank for _, layer in run.optimizer.layers for rank in layer.ranks]
     return {
         "step": step,
         "loss": loss.item(),

@@ -8,7 +8,7 @@ from rankwise.nn.linear import LowRankLinear
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.init import zero_core
 from rankwise.surgery.init import stream
-from rankwise.surgery.layers import factored_layers, parametric_layers, replace_
+from rankwise.surgery.layers import low_rank_layers, parametric_layers, replace_
 from rankwise.surgery.plan import Plan, PlannedLayer, plan
 from rankwise.surgery.select import Select, listing
 
@@ -91,7 +91,7 @@ def _initial(base: nn.Module, planned: PlannedLayer, seed: int) -> Factors:
 def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
-    adapted = list(factored_layers(model))
+    adapted = list(low_rank_layers(model))
     if adapted:
         raise ValueError(
             f"the model has low-rank layers already: {listing(adapted)}. Select all layers in one "

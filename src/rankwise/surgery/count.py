@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from rankwise.surgery.layers import factored_layers
+from rankwise.surgery.layers import low_rank_layers
 
 
 class ParameterCount(NamedTuple):
@@ -23,7 +23,7 @@ class ParameterCount(NamedTuple):
 
 def count_parameters(model: nn.Module) -> ParameterCount:
     """Total, factor and dense trainable parameters of `model` at its present ranks."""
-    own = {id(p) for layer in factored_layers(model).values() for p in (layer.U, layer.S, layer.V)}
+    own = {id(p) for layer in low_rank_layers(model).values() for p in layer.factor_parameters()}
     trainable = [p for p in model.parameters() if p.requires_grad]
     return ParameterCount(
         total=sum(p.numel() for p in model.parameters()),

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.nn.base import is_transposed
-from rankwise.nn.conv import Geometry, LowRankConv2d, patches, places
+from rankwise.nn.conv import LowRankConv2d, patches, places
 from rankwise.nn.conv1d import LowRankConv1d
 from rankwise.nn.embedding import LowRankEmbedding
-from rankwise.nn.factored import Factored
 from rankwise.nn.function import rows_of
+from rankwise.nn.geometry import Geometry
 from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.init import truncated_svd, variance_preserving
 
 
 class DenseMap(ABC):
@@ -58,8 +60,25 @@ class DenseMap(ABC):
     def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """`X` (rows, n) and `D` (rows, m) with the gradient `D^T X` of `W`."""
 
+    def thin_numel(self, rank: int) -> int:
+        """Numbers in the form that runs at that rank."""
+        return rank * sum(self.shape)
+
+    def thin_products(self, rank: int) -> int:
+        """Multiplications of that form in one place."""
+        return self.thin_numel(rank)
+
+    def truncated(self, rank: int) -> Any:
+        """Factors of that rank near `W`."""
+        return truncated_svd(self.matrix, rank)
+
+    def random(self, rank: int, gain: float, draw: torch.Generator) -> Any:
+        """Random factors of the Frobenius norm `gain sqrt(m)`."""
+        like = self.matrix.new_empty(0)
+        return variance_preserving(*self.shape, rank, gain=gain, generator=draw, like=like)
+
     @abstractmethod
-    def low_rank(self, factors: Factors) -> Factored:
+    def low_rank(self, factors: Any) -> LowRankModule:
         """The layer with these factors in place of `W`, all else the same."""
 
 
@@ -91,7 +110,7 @@ class LinearMap(DenseMap):
     def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         return rows_of(x), rows_of(dy)
 
-    def low_rank(self, factors: Factors) -> Factored:
+    def low_rank(self, factors: Factors) -> LowRankModule:
         return LowRankLinear(factors, bias=self.module.bias)
 
 
@@ -145,7 +164,7 @@ class Conv2dMap(ConvolutionMap):
     def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         return patches(x, Geometry(**self.moves())), places(dy)  # type: ignore[arg-type]
 
-    def low_rank(self, factors: Factors) -> Factored:
+    def low_rank(self, factors: Factors) -> LowRankModule:
         return LowRankConv2d(factors, bias=self.module.bias, **self.moves())  # type: ignore[arg-type]
 
 
@@ -159,7 +178,7 @@ class Conv1dMap(ConvolutionMap):
         geometry = Geometry(**wide)  # type: ignore[arg-type]
         return patches(x.unsqueeze(-2), geometry), places(dy.unsqueeze(-2))
 
-    def low_rank(self, factors: Factors) -> Factored:
+    def low_rank(self, factors: Factors) -> LowRankModule:
         moves = {name: move[0] for name, move in self.moves().items()}
         return LowRankConv1d(factors, bias=self.module.bias, **moves)
 
@@ -181,5 +200,8 @@ class EmbeddingMap(DenseMap):
     def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("an embedding meets no rows but its own entries")
 
-    def low_rank(self, factors: Factors) -> Factored:
+    def thin_products(self, rank: int) -> int:
+        return rank * self.shape[1]
+
+    def low_rank(self, factors: Factors) -> LowRankModule:
         return LowRankEmbedding(factors, padding_idx=self.module.padding_idx)

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from rankwise.nn.factored import Factored
-from rankwise.surgery.dense_map import DenseMap
+from rankwise.nn.conv import LowRankConv2d
+from rankwise.nn.low_rank import LowRankModule
+from rankwise.nn.tucker import TuckerConv2d
+from rankwise.surgery.dense_map import Conv2dMap, DenseMap
 from rankwise.surgery.factorization import Factorization, FactorizedLayer
 from rankwise.surgery.init import Init, TruncatedSVD
 from rankwise.surgery.layers import replace_
@@ -16,8 +18,13 @@ from rankwise.surgery.places import count_places
 from rankwise.surgery.plan import check_rank
 from rankwise.surgery.select import Select, choose, listing, near_names
 from rankwise.surgery.sites import Found, Site, find_sites
+from rankwise.surgery.tucker_map import TuckerMap
 
 Ranks = int | Mapping[str, int]
+CONVOLUTIONS: dict[type[LowRankModule], type[Conv2dMap]] = {
+    LowRankConv2d: Conv2dMap,
+    TuckerConv2d: TuckerMap,
+}
 
 
 def factorize_(
@@ -28,12 +35,13 @@ def factorize_(
     select: Select = None,
     exclude: Select = None,
     min_features: int = 0,
+    convolution: type[LowRankModule] = LowRankConv2d,
 ) -> Factorization:
     """Replace layers by their low-rank form, `W` by `U S V^T`; everything goes on training.
 
-    `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` (the kernel as a matrix), `nn.Embedding`, the four
-    matrices of `nn.MultiheadAttention` and Hugging Face's `Conv1D`. Layers that share a weight go
-    on sharing it. A layer stays dense where its rank would save nothing.
+    `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` (its kernel as a matrix, or in Tucker form),
+    `nn.Embedding`, the four matrices of `nn.MultiheadAttention` and Hugging Face's `Conv1D`. Layers
+    that share a weight go on sharing it. A layer stays dense where its rank would save nothing.
 
     Args:
         model: changed in place.
@@ -46,6 +54,9 @@ def factorize_(
             type, a function of (name, module), or a sequence of these; None for all.
         exclude: which of these not.
         min_features: layers with min(m, n) below this are left as they are.
+        convolution: what an `nn.Conv2d` becomes: `rankwise.LowRankConv2d`, its kernel one matrix,
+            or `rankwise.nn.TuckerConv2d`, low rank in output and in input channels, both of `rank`
+            at the start.
 
     Returns:
         What was done, layer by layer; `print` it.
@@ -60,7 +71,7 @@ def factorize_(
             f"`init` must be one of `rankwise.init`, such as `rankwise.init.Random()`, got {init!r}"
         )
     _check_model(model)
-    found = find_sites(model)
+    found = _found(model, convolution)
     planned = _plan(model, found, rank, select, exclude, min_features, None)
     if not planned.factorized:
         reasons = dict.fromkeys(f"{p.name}: {p.reason}" for p in planned.layers)
@@ -76,6 +87,7 @@ def plan_factorize(
     select: Select = None,
     exclude: Select = None,
     min_features: int = 0,
+    convolution: type[LowRankModule] = LowRankConv2d,
     example: Any = None,
 ) -> Factorization:
     """What `factorize_` with the same arguments would do; changes nothing.
@@ -86,11 +98,25 @@ def plan_factorize(
         select: as in `factorize_`.
         exclude: as in `factorize_`.
         min_features: as in `factorize_`.
+        convolution: as in `factorize_`.
         example: an input of the model: a tensor, a tuple of arguments or a dict of named ones. With
             it, products are counted in all places that a layer meets, in one forward pass.
     """
     _check_model(model)
-    return _plan(model, find_sites(model), rank, select, exclude, min_features, example)
+    return _plan(model, _found(model, convolution), rank, select, exclude, min_features, example)
+
+
+def _found(model: nn.Module, convolution: type[LowRankModule]) -> Found:
+    if convolution not in CONVOLUTIONS:
+        known = " or ".join(f"`rankwise.nn.{kind.__name__}`" for kind in CONVOLUTIONS)
+        raise ValueError(f"`convolution` must be {known}, got {convolution!r}")
+    found = find_sites(model)
+    seen_by = CONVOLUTIONS[convolution]
+    sites = [
+        site._replace(map=seen_by(site.module)) if type(site.map) is Conv2dMap else site
+        for site in found.sites
+    ]
+    return found._replace(sites=sites)
 
 
 def _check_model(model: nn.Module) -> None:
@@ -162,6 +188,14 @@ def _rank_of(site: Site, wanted: dict[str, int]) -> int:
     return next(wanted[name] for name in site.names if name in wanted)
 
 
+def _most(layer: DenseMap) -> int:
+    """The highest rank that saves something; may be 0."""
+    most = 0
+    while layer.thin_numel(most + 1) < layer.matrix.numel() and most < max(layer.shape):
+        most += 1
+    return most
+
+
 def break_even(m: int, n: int) -> int:
     """The highest rank at which two factors hold fewer numbers than the matrix; may be 0."""
     return (m * n - 1) // (m + n)
@@ -169,10 +203,10 @@ def break_even(m: int, n: int) -> int:
 
 def _saves_nothing(site: Site, wanted: dict[str, int]) -> str:
     assert site.map is not None
-    most = break_even(*site.map.shape)
     rank = _rank_of(site, wanted)
-    if rank <= most:
+    if site.map.thin_numel(rank) < site.map.matrix.numel():
         return ""
+    most = _most(site.map)
     return f"rank {rank} would save nothing" + (f": at most {most} does" if most else "")
 
 
@@ -200,12 +234,9 @@ def _layer(site: Site, rank: int, reason: str, places: int, counted: set[int]) -
     first = id(site.map.weight) not in counted
     counted.add(id(site.map.weight))
     weights = m * n if first else 0
-    kept = rank * (m + n) if first and rank else weights
-    if site.map.looked_up:
-        products, products_kept = 0, rank * n * places
-    else:
-        products = m * n * places
-        products_kept = rank * (m + n) * places if rank else products
+    kept = site.map.thin_numel(rank) if first and rank else weights
+    products = 0 if site.map.looked_up else m * n * places
+    products_kept = site.map.thin_products(rank) * places if rank else products
     notes = [f"also named {', '.join(site.names[1:])}"] if len(site.names) > 1 else []
     notes += [f"one weight with {', '.join(site.shared)}"] if site.shared else []
     notes += ["a lookup was free of products"] if site.map.looked_up and rank else []
@@ -216,7 +247,7 @@ def _layer(site: Site, rank: int, reason: str, places: int, counted: set[int]) -
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
-    if isinstance(module, Factored):
+    if isinstance(module, LowRankModule):
         return module.shape
     first = next((p for p in module._parameters.values() if p is not None), None)
     return () if first is None else tuple(first.shape)
@@ -229,7 +260,7 @@ def _replacements(found: Found, ranks: dict[str, int], init: Init) -> dict[str, 
     new: dict[str, nn.Module] = {
         name: twin for name, twin in found.attentions.items() if name in split
     }
-    shared: dict[int, Factored] = {}
+    shared: dict[int, LowRankModule] = {}
     for site in found.sites:
         if site.name not in ranks:
             continue
@@ -240,8 +271,8 @@ def _replacements(found: Found, ranks: dict[str, int], init: Init) -> dict[str, 
 
 
 def _low_rank(
-    name: str, layer: DenseMap, rank: int, init: Init, shared: dict[int, Factored]
-) -> Factored:
+    name: str, layer: DenseMap, rank: int, init: Init, shared: dict[int, LowRankModule]
+) -> LowRankModule:
     weight = layer.weight
     known = shared.get(id(weight))
     factors = init.factors(name, layer, rank) if known is None else known.factors()
@@ -249,8 +280,9 @@ def _low_rank(
     if known is None:
         shared[id(weight)] = new
     else:
-        new.U, new.S, new.V = known.U, known.S, known.V
-    for p in (new.U, new.S, new.V):
+        for entry in new.point_type._fields:
+            setattr(new, entry, getattr(known, entry))
+    for p in new.factor_parameters():
         p.requires_grad_(weight.requires_grad)
     if new.bias is not None:
         new.bias.requires_grad_(layer.module.bias.requires_grad)

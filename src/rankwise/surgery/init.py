@@ -3,11 +3,10 @@
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from rankwise.numerics.factors import Factors
-from rankwise.numerics.init import truncated_svd, variance_preserving
 from rankwise.surgery.dense_map import DenseMap
 
 
@@ -15,16 +14,16 @@ class Init(ABC):
     """Makes the factors that stand for a layer's weight."""
 
     @abstractmethod
-    def factors(self, name: str, layer: DenseMap, rank: int) -> Factors:
-        """Factors of that rank for `layer.matrix`, of its shape, type and device."""
+    def factors(self, name: str, layer: DenseMap, rank: int) -> Any:
+        """Factors of that rank for the weight of `layer`, of its type and device."""
 
 
 @dataclass(frozen=True)
 class TruncatedSVD(Init):
-    """The best approximation of the present weight (Eckart and Young, 1936)."""
+    """The best approximation of the present weight; of a kernel in Tucker form, the HOSVD."""
 
-    def factors(self, name: str, layer: DenseMap, rank: int) -> Factors:
-        return truncated_svd(layer.matrix, rank)
+    def factors(self, name: str, layer: DenseMap, rank: int) -> Any:
+        return layer.truncated(rank)
 
 
 @dataclass(frozen=True)
@@ -48,19 +47,15 @@ class Random(Init):
         if not 0.0 < self.gain < float("inf"):
             raise ValueError(f"`Random(gain=...)` must be positive and finite, got {self.gain}")
 
-    def factors(self, name: str, layer: DenseMap, rank: int) -> Factors:
+    def factors(self, name: str, layer: DenseMap, rank: int) -> Any:
         W = layer.matrix
-        m, n = W.shape
         norm = float(torch.linalg.matrix_norm(W.float()))
         if norm == 0.0:
             raise ValueError(
                 f"the weight of layer {name!r} is zero, which gives `Random()` no size to start "
                 "with: leave the layer out, or initialise it first"
             )
-        draw = stream(self.seed, name)
-        # Its `S = s I` has the norm s sqrt(rank) = gain sqrt(m).
-        gain = self.gain * norm / m**0.5
-        return variance_preserving(m, n, rank, gain=gain, generator=draw, like=W.new_empty(0))
+        return layer.random(rank, self.gain * norm / len(W) ** 0.5, stream(self.seed, name))
 
 
 def stream(seed: int, name: str) -> torch.Generator:

@@ -7,6 +7,7 @@ from torch import nn
 
 from rankwise.nn.base import is_linear, linear_shape
 from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import LowRankModule
 
 READ_BY_PARENT: dict[type[nn.Module], frozenset[str]] = {
     nn.MultiheadAttention: frozenset({"out_proj"}),
@@ -35,25 +36,30 @@ def parametric_layers(model: nn.Module) -> list[Layer]:
         if id(module) in found:
             layer = found[id(module)]
             found[id(module)] = layer._replace(names=(*layer.names, name))
-        elif isinstance(module, Factored) or is_linear(module) or module._parameters:
+        elif isinstance(module, LowRankModule) or is_linear(module) or module._parameters:
             found[id(module)] = Layer((name,), module, parent)
     return list(found.values())
 
 
-def factored_layers(model: nn.Module) -> dict[str, Factored]:
+def low_rank_layers(model: nn.Module) -> dict[str, LowRankModule]:
     """The low-rank layers of `model` by name; of those that share factors the first."""
-    found: dict[int, tuple[str, Factored]] = {}
+    found: dict[int, tuple[str, LowRankModule]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, Factored):
+        if isinstance(module, LowRankModule):
             found.setdefault(id(module.U), (name, module))
     return dict(found.values())
+
+
+def factored_layers(model: nn.Module) -> dict[str, Factored]:
+    """Those of them whose weight is a matrix."""
+    return {n: m for n, m in low_rank_layers(model).items() if isinstance(m, Factored)}
 
 
 def obstacle(layer: Layer) -> str:
     """Why a layer cannot be adapted, or ""."""
     module = layer.module
-    if isinstance(module, Factored):
-        return f"already low rank ({module.rank})"
+    if isinstance(module, LowRankModule):
+        return f"already low rank ({' x '.join(map(str, module.ranks))})"
     if not is_linear(module):
         return f"{type(module).__name__} is not a linear map that rankwise adapts"
     for parent, children in READ_BY_PARENT.items():
@@ -76,7 +82,7 @@ def _walk(
 ) -> Iterator[tuple[str, nn.Module, nn.Module]]:
     yield name, module, parent
     # A linear map made of parts (another library's adapter, a parametrisation) is one layer.
-    if not isinstance(module, Factored) and not is_linear(module):
+    if not isinstance(module, LowRankModule) and not is_linear(module):
         for child, inner in module._modules.items():
             if inner is not None:
                 yield from _walk(f"{name}.{child}" if name else child, inner, module)

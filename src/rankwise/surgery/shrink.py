@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rankwise.nn.attention import SplitAttention
-from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import LowRankModule
 from rankwise.surgery.layers import replace_
 from rankwise.surgery.select import listing
 
@@ -32,10 +32,11 @@ def shrink(model: Model) -> Model:
     """A copy in which every low-rank layer is two plain thin layers in an `nn.Sequential`.
 
     `W = B A` with `B` (m, r), `A` (r, n): an `nn.Linear` becomes two, a convolution one with r
-    kernels and one of size 1, an embedding a narrow table and an `nn.Linear`. The copy computes
-    what the model does, loads and runs without rankwise, and exports as any model does. A layer
-    whose rank would save nothing, `r (m + n) >= m n`, becomes dense. Of a weight that an embedding
-    shares with a linear layer, `B` stays shared; `A` is held by both, for one needs it transposed.
+    kernels and one of size 1, an embedding a narrow table and an `nn.Linear`; one in Tucker form
+    becomes three convolutions. The copy computes what the model does, loads and runs without
+    rankwise, and exports as any model does. A layer whose rank would save nothing becomes dense.
+    Of a weight that an embedding shares with a linear layer, `B` stays shared; `A` is held by both,
+    for one needs it transposed.
     An `nn.MultiheadAttention` with a low-rank matrix has no plain form: it stays rankwise's
     `SplitAttention`, with plain layers in it (`torch.export` frees it of that too).
 
@@ -57,13 +58,12 @@ def _call_its_layers_(layer: nn.TransformerEncoderLayer) -> None:
         layer.activation_relu_or_gelu = 0
 
 
-def _thin(layer: Factored) -> nn.Module:
-    m, n = layer.shape
-    return layer.two_layers() if layer.rank * (m + n) < m * n else layer.dense_layer()
+def _thin(layer: LowRankModule) -> nn.Module:
+    return layer.thin_layers() if layer.thin_numel < layer.dense_numel else layer.dense_layer()
 
 
 @torch.no_grad()
-def _replace_all_(model: nn.Module, plain: Callable[[Factored], nn.Module]) -> None:
+def _replace_all_(model: nn.Module, plain: Callable[[LowRankModule], nn.Module]) -> None:
     layers = _check(model)
     made: dict[int, nn.Module] = {}
     first: dict[int, nn.Module] = {}
@@ -77,18 +77,18 @@ def _replace_all_(model: nn.Module, plain: Callable[[Factored], nn.Module]) -> N
     replace_(model, {name: packed for name, packed in split.items() if packed is not None})
 
 
-def _check(model: nn.Module) -> dict[str, Factored]:
+def _check(model: nn.Module) -> dict[str, LowRankModule]:
     layers = {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, Factored)
+        if isinstance(module, LowRankModule)
     }
     if not layers:
         raise ValueError("the model has no low-rank layer; `factorize_(model)` makes them")
     if "" in layers:
         raise ValueError(
             "the model is itself a low-rank layer, which cannot be replaced inside itself: use "
-            "`layer.two_layers()` or `layer.dense_layer()`"
+            "`layer.thin_layers()` or `layer.dense_layer()`"
         )
     adapters = [name for name, layer in layers.items() if layer.base is not None]
     if adapters:

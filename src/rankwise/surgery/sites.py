@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rankwise.nn.attention import SplitAttention
-from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import LowRankModule
 from rankwise.surgery.dense_map import DenseMap, dense_map
 
 FLOATS = (torch.float32, torch.float64)
@@ -48,8 +48,8 @@ def find_sites(model: nn.Module) -> Found:
         known = found.get(id(module))
         if known is not None:
             found[id(module)] = known._replace(names=(*known.names, name))
-        elif isinstance(module, Factored) or module._parameters:
-            seen = None if isinstance(module, Factored) else dense_map(module)
+        elif isinstance(module, LowRankModule) or module._parameters:
+            seen = None if isinstance(module, LowRankModule) else dense_map(module)
             reason = _obstacle(name, module, seen)
             found[id(module)] = Site((name,), module, seen, attention, reason)
     return Found(_with_ties(list(found.values())), attentions)
@@ -84,8 +84,8 @@ def _unsplittable(packed: nn.MultiheadAttention) -> bool:
 
 
 def _obstacle(name: str, module: nn.Module, seen: DenseMap | None) -> str:
-    if isinstance(module, Factored):
-        return f"already low rank ({module.rank})"
+    if isinstance(module, LowRankModule):
+        return f"already low rank ({', '.join(map(str, module.ranks))})"
     if isinstance(module, nn.MultiheadAttention):
         if type(module) is nn.MultiheadAttention:
             return "an attention with bias_k, bias_v or add_zero_attn"

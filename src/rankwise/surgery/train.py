@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import LowRankModule
 from rankwise.surgery.select import (
     Pattern,
     Select,
@@ -41,7 +41,7 @@ def dense_parameters(
     inside = {
         name
         for name, module in model.named_modules(remove_duplicate=False)
-        if id(module) in owners or isinstance(module, Factored)
+        if id(module) in owners or isinstance(module, LowRankModule)
     }
     fixed = {id(p) for module in kept for p in module.parameters()}
     free = {
