@@ -2,13 +2,14 @@
 
 import copy
 import json
+from os import PathLike
 from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor, nn
 
 
-def load_plain(model: nn.Module, path: str) -> nn.Module:
+def load_plain(model: nn.Module, path: str | PathLike[str]) -> nn.Module:
     """A copy of `model` (dense) in which layers that are two in the file are two, with its weights.
 
     Tensors that the file holds once for several names are shared in the copy.
