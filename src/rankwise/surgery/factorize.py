@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from rankwise.nn.attention import SplitAttention
 from rankwise.nn.factored import Factored
 from rankwise.surgery.dense_map import DenseMap
 from rankwise.surgery.factorization import Factorization, FactorizedLayer
@@ -66,7 +67,16 @@ def factorize_(
         reasons = dict.fromkeys(f"{p.name}: {p.reason}" for p in planned.layers)
         raise ValueError(f"no layer is left to be low rank. {listing(list(reasons))}")
     replace_(model, _replacements(found, planned.ranks, init))
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            _call_its_layers_(module)
     return planned
+
+
+def _call_its_layers_(encoder: nn.TransformerEncoder) -> None:
+    """Turn off nested tensors, for which it reads packed weights of its first layer."""
+    if any(isinstance(module, SplitAttention) for module in encoder.modules()):
+        encoder.use_nested_tensor = False
 
 
 def plan_factorize(
