@@ -230,6 +230,20 @@ def test_a_transformer_encoder_works_in_training_and_in_evaluation(draw):
         close(model.eval()(x), y.detach())
 
 
+@pytest.mark.parametrize("select", [None, ["linear1", "linear2"]])
+def test_a_transformer_encoder_with_padding_works_in_evaluation(select, draw):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 24, dropout=0.0, batch_first=True).double()
+    model = nn.TransformerEncoder(layer, 2)
+    x = torch.randn(2, 5, 8, generator=draw, dtype=torch.float64)
+    padding = torch.arange(5) >= torch.tensor([[4], [3]])
+    rw.factorize_(model, rank=2, select=select)
+    y = model(x, src_key_padding_mask=padding).detach()
+    with torch.no_grad():
+        close(model.eval()(x, src_key_padding_mask=padding), y)
+        close(rw.shrink(model)(x, src_key_padding_mask=padding), y)
+
+
 def test_hugging_faces_conv1d_becomes_low_rank(draw):
     from transformers.pytorch_utils import Conv1D
 

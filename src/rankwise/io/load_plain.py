@@ -2,13 +2,14 @@
 
 import copy
 import json
+from os import PathLike
 from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor, nn
 
 
-def load_plain(model: nn.Module, path: str) -> nn.Module:
+def load_plain(model: nn.Module, path: str | PathLike[str]) -> nn.Module:
     """A copy of `model` (dense) in which layers that are two in the file are two, with its weights.
 
     Tensors that the file holds once for several names are shared in the copy.
@@ -38,6 +39,8 @@ def load_plain(model: nn.Module, path: str) -> nn.Module:
             # Its fast path, switched off by this, reads the weights of both and calls neither.
             if {type(layer.linear1), type(layer.linear2)} != {nn.Linear}:
                 layer.activation_relu_or_gelu = 0
+        elif isinstance(layer, nn.TransformerEncoder) and made:
+            layer.use_nested_tensor = False
     for name, kept in shared.items():
         _put(model, name, model.get_parameter(kept))
     model.load_state_dict(state)

@@ -101,5 +101,6 @@ def _tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata[name] = kept
         else:
             tensors[name] = value
-    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    modules = model.named_modules(remove_duplicate=False)
+    linear = [name for name, module in modules if type(module) is nn.Linear]
     return tensors, {**metadata, "linear": json.dumps(linear)}

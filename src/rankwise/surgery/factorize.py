@@ -7,10 +7,16 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+<<<<<<< HEAD
 from rankwise.nn.conv import LowRankConv2d
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.nn.tucker import TuckerConv2d
 from rankwise.surgery.dense_map import Conv2dMap, DenseMap
+=======
+from rankwise.nn.attention import SplitAttention
+from rankwise.nn.factored import Factored
+from rankwise.surgery.dense_map import DenseMap
+>>>>>>> f4aa951e1df611fc3e9c11dcc56db5ace6dbc710
 from rankwise.surgery.factorization import Factorization, FactorizedLayer
 from rankwise.surgery.init import Init, TruncatedSVD
 from rankwise.surgery.layers import replace_
@@ -77,7 +83,16 @@ def factorize_(
         reasons = dict.fromkeys(f"{p.name}: {p.reason}" for p in planned.layers)
         raise ValueError(f"no layer is left to be low rank. {listing(list(reasons))}")
     replace_(model, _replacements(found, planned.ranks, init))
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            _call_its_layers_(module)
     return planned
+
+
+def _call_its_layers_(encoder: nn.TransformerEncoder) -> None:
+    """Turn off nested tensors, for which it reads packed weights of its first layer."""
+    if any(isinstance(module, SplitAttention) for module in encoder.modules()):
+        encoder.use_nested_tensor = False
 
 
 def plan_factorize(
