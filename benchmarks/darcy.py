@@ -97,7 +97,7 @@ def main(options: Options) -> None:
     small = min(options.parts, key=lambda part: abs(part - 0.1))
     guesses = {
         "dense": results["dense"][1.0][0],
-        f"low rank, {small:.0%} of the weights": results["rankwise"][small][0],
+        f"low rank, {small:.0%}": results["rankwise"][small][0],
     }
     test = darcy().test
     draw_fields(

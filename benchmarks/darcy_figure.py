@@ -36,6 +36,7 @@ def draw(results: Mapping[str, Mapping[float, list[dict[str, Any]]]], path: Path
     axes.set_ylim(10, 50)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xticks([2e4, 5e4, 1e5, 2e5, 5e5], ["20 k", "50 k", "100 k", "200 k", "500 k"])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("weights")
     axes.set_ylabel("relative L2 error on 200 held-out flows, %")
