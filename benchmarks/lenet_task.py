@@ -78,7 +78,7 @@ def start(setting: Setting, options: dict[str, Any]) -> tuple[nn.Module, Contend
     return model, geometric(setting, model), {"start": weights(ranks)}
 
 
-def geometric(setting: Setting, model: nn.Sequential) -> Contender:
+def geometric(setting: Setting, model: nn.Module) -> Contender:
     rank_rule: Any = rw.FixedRank()
     if setting.rank_rule:
         rank_rule = rw.Budget(**{"every": CYCLE, "keep": KEEP, **dict(setting.rank_rule)})
@@ -92,12 +92,16 @@ def geometric(setting: Setting, model: nn.Sequential) -> Contender:
         **({"control": control()} if control else options),
         groups=[] if control else [{"params": biases, "lr": BIAS_LR}],
     )
-    layers = {str(place): model[place] for place in MAPS}
     return Contender(
         [optimizer],
-        parameters=lambda: weights([layer.rank for layer in layers.values()]),
-        ranks=lambda: {name: layer.rank for name, layer in layers.items()},
+        parameters=lambda: sum(held(layer.rank, *layer.shape) for _, layer in optimizer.layers),
+        ranks=lambda: {name: layer.rank for name, layer in optimizer.layers},
     )
+
+
+def held(rank: int, m: int, n: int) -> int:
+    """Numbers of a layer that runs: two factors, or dense if that is less."""
+    return min(rank * (m + n), m * n)
 
 
 def adamw(model: nn.Module, lr: float, parameters: Any) -> Contender:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import darcy_task
 import lenet_task
 import torch
 from king_james import collate, king_james, passages, smollm2, validation_nll
@@ -109,5 +110,6 @@ def language(setting: Setting, bfloat16: bool) -> dict[str, Any]:
 TASKS = {
     "reviews": Task(reviews, steps=150, tail=30),
     "language": Task(language, steps=50, tail=20),
+    "darcy": Task(darcy_task.run, steps=darcy_task.STEPS, tail=50),
     "lenet": Task(lenet_task.run, steps=10 * lenet_task.EPOCH, tail=lenet_task.EPOCH),
 }
