@@ -7,16 +7,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-<<<<<<< HEAD
+from rankwise.nn.attention import SplitAttention
 from rankwise.nn.conv import LowRankConv2d
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.nn.tucker import TuckerConv2d
 from rankwise.surgery.dense_map import Conv2dMap, DenseMap
-=======
-from rankwise.nn.attention import SplitAttention
-from rankwise.nn.factored import Factored
-from rankwise.surgery.dense_map import DenseMap
->>>>>>> f4aa951e1df611fc3e9c11dcc56db5ace6dbc710
 from rankwise.surgery.factorization import Factorization, FactorizedLayer
 from rankwise.surgery.init import Init, TruncatedSVD
 from rankwise.surgery.layers import replace_
