@@ -45,11 +45,11 @@ class Options:
     """Folder of the records and the table."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the passages for calibration and healing, and their order."""
-    steps: int = 60
+    steps: int = 24
     """Of healing; 0 for none."""
     passages: int = 8
     """In a step of healing."""
-    lr: float = 1e-3
+    lr: float = 3e-3
     distill: float = 0.0
     """Weight of what the original says beside the text."""
     watch: int = 0

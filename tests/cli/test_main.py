@@ -76,7 +76,7 @@ def test_a_training_of_an_own_network_prints_both_beside_each_other(tmp_path, ca
     [
         (["--data", "nowhere"], "--data nowhere is no folder"),
         (["--data", "."], "holds neither idx files"),
-        (["--model", "a.b"], "must be one of mlp, lenet, cnn, vit or an import path"),
+        (["--model", "a.b"], "must be one of mlp, lenet, cnn, mobile, vit or an import path"),
         (["--keep", "0.1", "--tolerance", "0.1"], "--keep and --tolerance are different rank"),
     ],
 )

@@ -109,7 +109,7 @@ def test_a_factory_gets_what_it_takes(own_module, name):
 @pytest.mark.parametrize(
     "name, error, message",
     [
-        ("mpl", ValueError, "one of mlp, lenet, cnn, vit or an import path .* got 'mpl'"),
+        ("mpl", ValueError, "one of mlp, lenet, cnn, mobile, vit or an import path .* got 'mpl'"),
         ("own_networks:", ValueError, "an import path such as package.module:factory"),
         ("no_such_module:f", ImportError, "could not be imported: No module named"),
         ("own_networks:absent", ImportError, "could not be imported: .*no attribute 'absent'"),

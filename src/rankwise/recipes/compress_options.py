@@ -18,8 +18,8 @@ class CompressOptions:
     """
 
     model: str | None = None
-    """Folder or hub name of an encoder or a causal language model; a built-in image classifier
-    (mlp, lenet, cnn, vit) or package.module:factory of one, with --weights [all-MiniLM-L6-v2]."""
+    """Folder or hub name of an encoder or a causal language model; or, with --weights, an image
+    classifier: mlp, lenet, cnn, mobile, vit or package.module:factory [all-MiniLM-L6-v2]."""
     weights: Path | None = None
     """Safetensors file of an image classifier's trained weights."""
     data: str | None = None

@@ -15,7 +15,6 @@ from rankwise.recipes.subject import Batch, Subject, to_device
 from rankwise.surgery.init import Init, TruncatedSVD
 
 KEEPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-CURVE_ROWS = 300
 
 
 class Cut(NamedTuple):
@@ -117,7 +116,7 @@ def _curve(
         )
         for name, ranks, init in ways:
             with cut_weights(model, ranks, init):
-                curve[name][str(keep)] = subject.measure(model, CURVE_ROWS)["loss"]
+                curve[name][str(keep)] = subject.measure(model, subject.curve_rows)["loss"]
     return curve
 
 

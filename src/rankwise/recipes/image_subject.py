@@ -21,6 +21,7 @@ class ImageSubject(Subject):
     """A classifier and images with labels."""
 
     select = None
+    curve_rows = 3000
 
     def __init__(self, name: str, model: nn.Module, data: Images) -> None:
         self.name, self.model, self.data = name, model.eval(), data

@@ -73,6 +73,50 @@ def cnn(classes: int, channels: int, size: int) -> nn.Sequential:
     )
 
 
+class Inverted(nn.Module):
+    """`x + project(depthwise(expand(x)))`, most of it in convolutions of size 1 (MobileNetV2).
+
+    Sandler et al., 2018; without the sum where a stride or a change of channels forbids it.
+    """
+
+    def __init__(self, inner: int, outer: int, stride: int, expansion: int = 4) -> None:
+        super().__init__()
+        wide = expansion * inner
+        self.expand = nn.Conv2d(inner, wide, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(wide)
+        self.depthwise = nn.Conv2d(wide, wide, 3, stride, padding=1, groups=wide, bias=False)
+        self.norm2 = nn.BatchNorm2d(wide)
+        self.project = nn.Conv2d(wide, outer, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(outer)
+        self.has_sum = stride == 1 and inner == outer
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(self.expand(x)).relu()
+        y = self.norm2(self.depthwise(y)).relu()
+        y = self.norm3(self.project(y))
+        return x + y if self.has_sum else y
+
+
+def mobile(classes: int, channels: int, size: int) -> nn.Sequential:
+    """Five inverted blocks of 48 to 96 channels, 92 % of the weights in convolutions of size 1."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        Inverted(32, 48, 2),
+        Inverted(48, 48, 1),
+        Inverted(48, 96, 2),
+        Inverted(96, 96, 1),
+        Inverted(96, 96, 1),
+        nn.Conv2d(96, 256, 1, bias=False),
+        nn.BatchNorm2d(256),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(256, classes),
+    )
+
+
 class Block(nn.Module):
     """A block of a transformer, normalised first; its six maps are plain linear layers."""
 
@@ -122,7 +166,13 @@ def vit(classes: int, channels: int, size: int) -> VisionTransformer:
     return VisionTransformer(classes, channels, size, patch, width=128, depth=4)
 
 
-BUILT_IN: dict[str, Factory] = {"mlp": mlp, "lenet": lenet, "cnn": cnn, "vit": vit}
+BUILT_IN: dict[str, Factory] = {
+    "mlp": mlp,
+    "lenet": lenet,
+    "cnn": cnn,
+    "mobile": mobile,
+    "vit": vit,
+}
 
 
 def network(name: str, *, classes: int, channels: int, size: int, seed: int) -> nn.Module:

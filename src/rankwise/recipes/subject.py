@@ -19,6 +19,8 @@ class Subject(ABC):
         model: the trained original.
         select: which of its layers may become low rank, see `rankwise.surgery.select`.
         rows: number of rows to calibrate and heal with.
+        has_labels: whether there is a loss beside the distance to the original.
+        curve_rows: number of held-out rows on which the curve over compression is measured.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Subject(ABC):
     select: Any
     rows: int
     has_labels: bool = True
+    curve_rows: int = 300
 
     @abstractmethod
     def batch(self, rows: Sequence[int]) -> Batch:

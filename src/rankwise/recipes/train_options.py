@@ -9,7 +9,7 @@ from rankwise.recipes.folder import require
 DEFAULT_KEEP = 0.1
 DEFAULT_LR = 0.03
 DEFAULT_DECAY = 0.05
-EPOCHS = {"mlp": 15, "lenet": 6, "cnn": 6, "vit": 4}
+EPOCHS = {"mlp": 15, "lenet": 6, "cnn": 6, "mobile": 3, "vit": 4}
 OTHER_EPOCHS = 10
 
 
@@ -24,13 +24,13 @@ class TrainOptions:
     data: str = "fashion-mnist"
     """fashion-mnist, mnist, a folder of idx files, or one of train/CLASS/ and test/CLASS/."""
     model: str = "mlp"
-    """mlp, lenet, cnn, vit, or package.module:factory that returns a torch.nn.Module."""
+    """mlp, lenet, cnn, mobile, vit, or package.module:factory that returns a torch.nn.Module."""
     keep: float | None = None
     """Share of all parameters of the network that remain in the end [0.1]."""
     tolerance: float | None = None
     """Instead of --keep: each layer keeps directions above this part of its own norm."""
     epochs: int | None = None
-    """Times that each image is seen [mlp 15, lenet 6, cnn 6, vit 4, others 10]."""
+    """Times that each image is seen [mlp 15, lenet 6, cnn 6, mobile 3, vit 4, others 10]."""
     steps: int | None = None
     """Number of steps, instead of --epochs."""
     lr: float = DEFAULT_LR
