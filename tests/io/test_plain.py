@@ -17,7 +17,8 @@ from plain_networks import SELECT, network
 from rankwise.io.card import Card, Measurement
 from rankwise.io.load_plain import load_plain
 from rankwise.io.plain import save_plain
-from rankwise.surgery.thin import thin_pairs
+from rankwise.nn import TuckerConv2d
+from rankwise.surgery.thin import thin_layers
 
 NAMES = ["linear", "convolutions", "tied", "transformer"]
 
@@ -77,7 +78,7 @@ def test_a_densified_model_is_saved_as_the_dense_one_is(name, draw, tmp_path):
     done = save_plain(model, tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     assert set(stored) == names - {"out.weight"}
-    assert done.before == done.after and not done.pairs
+    assert done.before == done.after and not done.thin
     with torch.no_grad():
         close(run_card(tmp_path, name, x)[0], model(x), 0.0)
 
@@ -105,9 +106,9 @@ def test_products_and_weights_of_the_pairs_are_those_of_the_plan(draw, tmp_path)
     model, x = network("convolutions", draw)
     plan = rw.plan_factorize(model, rank=2, example=x)
     rw.factorize_(model, rank=2)
-    pairs = thin_pairs(rw.shrink(model))
+    pairs = thin_layers(rw.shrink(model))
     told = [(p.name, p.shape, p.rank, p.weights, p.kept) for p in pairs]
-    assert told == [(p.name, p.shape, p.rank, p.weights, p.kept) for p in plan.factorized]
+    assert told == [(p.name, p.shape, str(p.rank), p.weights, p.kept) for p in plan.factorized]
     save_plain(rw.shrink(model), tmp_path, example=x)
     one, two = (sum(getattr(p, k) for p in plan.factorized) for k in ("products", "products_kept"))
     assert f"one example: {one:,} before, {two:,} now" in (tmp_path / "README.md").read_text()
@@ -120,7 +121,7 @@ def test_tied_weights_are_stored_once_and_are_tied_when_loaded(draw, tmp_path):
     done = save_plain(small, tmp_path)
     held = sum(t.numel() for t in load_file(tmp_path / "model.safetensors").values())
     assert held == done.after == sum(p.numel() for p in small.parameters())
-    by_name = {pair.name: pair for pair in done.pairs}
+    by_name = {pair.name: pair for pair in done.thin}
     assert (by_name["table"].weights, by_name["out"].weights) == (13 * 8, 0)
     assert (by_name["table"].kept, by_name["out"].kept) == (3 * 21, 3 * 8)
     dense = network("tied", draw)[0]
@@ -179,3 +180,21 @@ def test_weights_of_another_width_do_not_load(draw, tmp_path):
     with pytest.raises(RuntimeError, match="size mismatch"):
         load_plain(other, tmp_path / "model.safetensors")
     assert isinstance(other[0], nn.Linear)
+
+
+def test_a_tucker_kernel_is_three_convolutions_to_the_card_and_loads_by_it(draw, tmp_path):
+    model, x = network("convolutions", draw)
+    plan = rw.factorize_(model, rank=2, convolution=TuckerConv2d)
+    planned = rw.plan_factorize(network("convolutions", draw)[0], rank=2, example=x,
+                                convolution=TuckerConv2d)  # fmt: skip
+    small = rw.shrink(model)
+    done = save_plain(small, tmp_path, example=x)
+    image = next(t for t in done.thin if t.name == "image")
+    assert (image.shape, image.rank) == ((8, 54), "2, 2")
+    assert done.after == plan.kept and done.before == plan.total
+    y, parameters = run_card(tmp_path, "convolutions", x)
+    with torch.no_grad():
+        close(y, small(x), 0.0)
+    assert parameters == done.after
+    products = sum(p.products_kept for p in planned.factorized)
+    assert f"{products:,} now" in (tmp_path / "README.md").read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rankwise.io import load_plain
-from rankwise.surgery.thin import ThinPair
+from rankwise.surgery.thin import ThinLayers
 
 
 class Measurement(NamedTuple):
@@ -34,12 +34,12 @@ class Card:
 class Content(NamedTuple):
     """What is read off the model that is saved."""
 
-    pairs: list[ThinPair]
+    thin: list[ThinLayers]
     before: int
     """Parameters of the dense model."""
     after: int
     products: tuple[int, int] | None
-    """Multiplications by the matrices of `pairs` in an example, before and after."""
+    """Multiplications by the weights of `thin` in an example, before and after."""
     attentions: list[str]
     """Names of attentions that are rankwise's."""
 
@@ -54,22 +54,29 @@ def card_text(card: Card, content: Content, weights: str) -> str:
 
 
 def _layers(card: Card, content: Content) -> list[str]:
-    pairs, before, after = content.pairs, content.before, content.after
-    if not pairs:
+    thin, before, after = content.thin, content.before, content.after
+    if not thin:
         return [f"{after:,} parameters; all layers are those of {card.dense}."]
     told = (
-        f"{len(pairs)} layers of {card.dense} are low rank here, `W = B A`: each is two thin plain "
-        f"layers in a `torch.nn.Sequential`. Parameters: {before:,} before, {after:,} now "
+        f"{len(thin)} layers of {card.dense} are low rank here, each made of thin plain layers in a "
+        f"`torch.nn.Sequential`. Parameters: {before:,} before, {after:,} now "
         f"({1 - after / before:.1%} fewer)."
     )
     if content.products:
         one, two = content.products
-        told += f" Multiplications by these matrices in one example: {one:,} before, {two:,} now."
+        told += f" Multiplications by their weights in one example: {one:,} before, {two:,} now."
     rows = [
-        (f"`{p.name}`", p.kind, "x".join(map(str, p.shape)), p.rank, *map(_count, p[-2:]))
-        for p in pairs
+        (
+            f"`{p.name}`",
+            p.kind,
+            "x".join(map(str, p.shape)),
+            p.rank,
+            _count(p.weights),
+            _count(p.kept),
+        )
+        for p in thin
     ]
-    rest = after - sum(pair.kept for pair in pairs)
+    rest = after - sum(layers.kept for layers in thin)
     rows.append(("everything else", "", "", "", _count(rest), _count(rest)))
     return [told, _table(("layer", "kind", "shape", "rank", "weights before", "now"), rows)]
 

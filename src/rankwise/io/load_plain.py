@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def load_plain(model: nn.Module, path: str | PathLike[str]) -> nn.Module:
-    """A copy of `model` (dense) in which layers that are two in the file are two, with its weights.
+    """A copy of `model` (dense) with the weights of the file, in thin layers where it has those.
 
     Tensors that the file holds once for several names are shared in the copy.
 
@@ -26,11 +26,11 @@ def load_plain(model: nn.Module, path: str | PathLike[str]) -> nn.Module:
     model = copy.deepcopy(model)
     made: dict[int, nn.Module] = {}
     for name, layer in list(model.named_modules(remove_duplicate=False)):
-        whole, first, second = (f"{name}{end}.weight" for end in ("", ".0", ".1"))
-        if hasattr(layer, "weight") and whole not in state and second in state:
-            bias = f"{name}.1.bias" in state
+        weights = [state[key] for i in range(3) if (key := f"{name}.{i}.weight") in state]
+        if hasattr(layer, "weight") and f"{name}.weight" not in state and weights:
+            bias = f"{name}.{len(weights) - 1}.bias" in state
             if id(layer) not in made:
-                made[id(layer)] = _thin_layers(layer, state[first], state[second], bias)
+                made[id(layer)] = _thin_layers(layer, weights, bias)
             _put(model, name, made[id(layer)])
         elif type(layer).__name__ == "Conv1D" and name in linear:
             _put(model, name, nn.Linear(layer.nx, layer.nf).train(layer.training))
@@ -47,19 +47,28 @@ def load_plain(model: nn.Module, path: str | PathLike[str]) -> nn.Module:
     return model
 
 
-def _thin_layers(layer: Any, first: Tensor, second: Tensor, bias: bool) -> nn.Module:
-    """Two layers in place of one, with weights of these shapes; the inner width is the rank."""
-    out, rank = second.shape[:2]
-    a: nn.Module = nn.Linear(first.shape[1], first.shape[0], bias=False)
-    b: nn.Module = nn.Linear(rank, out, bias=bias)
-    if isinstance(layer, nn.Embedding):
-        a = nn.Embedding(len(first), rank, padding_idx=layer.padding_idx)
-    elif isinstance(layer, nn.Conv1d | nn.Conv2d):
+def _thin_layers(layer: Any, weights: list[Tensor], bias: bool) -> nn.Module:
+    """Layers with weights of these shapes in place of one; inner widths are the ranks."""
+    first, *_, last = weights
+    out, rank = last.shape[:2]
+    parts: list[nn.Module]
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
         kind: Any = type(layer)
         moves = (layer.stride, layer.padding, layer.dilation)
-        a = kind(layer.in_channels, rank, layer.kernel_size, *moves, bias=False)
-        b = kind(rank, out, 1, bias=bias)
-    return nn.Sequential(a, b).to(first.dtype).train(layer.training)
+        into = layer.in_channels
+        if len(weights) == 3:
+            parts = [kind(into, len(first), 1, bias=False)]
+            into = len(first)
+        else:
+            parts = []
+        parts.append(kind(into, rank, layer.kernel_size, *moves, bias=False))
+        parts.append(kind(rank, out, 1, bias=bias))
+    elif isinstance(layer, nn.Embedding):
+        table = nn.Embedding(len(first), rank, padding_idx=layer.padding_idx)
+        parts = [table, nn.Linear(rank, out, bias=bias)]
+    else:
+        parts = [nn.Linear(first.shape[1], rank, bias=False), nn.Linear(rank, out, bias=bias)]
+    return nn.Sequential(*parts).to(first.dtype).train(layer.training)
 
 
 def _put(model: nn.Module, name: str, value: object) -> None:

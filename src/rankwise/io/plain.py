@@ -12,7 +12,7 @@ from rankwise.io.card import Card, Content, card_text
 from rankwise.nn.attention import SplitAttention
 from rankwise.nn.factored import Factored
 from rankwise.surgery.select import listing
-from rankwise.surgery.thin import ThinPair, count_products, thin_pairs
+from rankwise.surgery.thin import ThinLayers, count_products, thin_layers
 
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
@@ -23,8 +23,8 @@ class PlainExport:
     """What was written; `print` it."""
 
     folder: Path
-    pairs: tuple[ThinPair, ...]
-    """Layers that are two thin ones."""
+    thin: tuple[ThinLayers, ...]
+    """Layers that are thin ones."""
     before: int
     """Parameters of the dense model."""
     after: int
@@ -32,9 +32,9 @@ class PlainExport:
     """Attentions that need a class of rankwise to be loaded."""
 
     def __str__(self) -> str:
-        fewer = f", {1 - self.after / self.before:.1%} fewer" if self.pairs else ""
+        fewer = f", {1 - self.after / self.before:.1%} fewer" if self.thin else ""
         lines = [
-            f"{self.folder / WEIGHTS}: {len(self.pairs)} layers in two",
+            f"{self.folder / WEIGHTS}: {len(self.thin)} layers in thin ones",
             f"parameters: {self.before:,} to {self.after:,}{fewer}",
             f"loads without rankwise: {'no' if self.attentions else 'yes'}, see {CARD}",
         ]
@@ -62,16 +62,16 @@ def save_plain(
     """
     check_plain(model)
     tensors, metadata = _tensors(model)
-    pairs = thin_pairs(model)
+    thin = thin_layers(model)
     after = sum(p.numel() for p in model.parameters())
-    before = after + sum(pair.weights - pair.kept for pair in pairs)
-    products = count_products(model, pairs, example) if pairs and example is not None else None
+    before = after + sum(pair.weights - pair.kept for pair in thin)
+    products = count_products(model, thin, example) if thin and example is not None else None
     attentions = [n for n, m in model.named_modules() if isinstance(m, SplitAttention)]
-    content = Content(pairs, before, after, products, attentions)
+    content = Content(thin, before, after, products, attentions)
     path = Path(folder)
     write_tensors(path / WEIGHTS, tensors, metadata)
     write_text(path / CARD, card_text(card or Card(), content, WEIGHTS))
-    return PlainExport(path, tuple(pairs), before, after, tuple(attentions))
+    return PlainExport(path, tuple(thin), before, after, tuple(attentions))
 
 
 def check_plain(model: nn.Module) -> None:
