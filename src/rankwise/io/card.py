@@ -58,7 +58,7 @@ def _layers(card: Card, content: Content) -> list[str]:
     if not thin:
         return [f"{after:,} parameters; all layers are those of {card.dense}."]
     told = (
-        f"{len(thin)} layers of {card.dense} are low rank here, each made of thin plain layers in a "
+        f"{len(thin)} layers of {card.dense} are low rank here, each of thin plain layers in a "
         f"`torch.nn.Sequential`. Parameters: {before:,} before, {after:,} now "
         f"({1 - after / before:.1%} fewer)."
     )
