@@ -1,6 +1,7 @@
 """`rankwise compress`: the job, with its progress and its table on the screen."""
 
 from rankwise.cli.progress import progress
+from rankwise.cli.table import comparison
 from rankwise.recipes.compress import FIGURE, PLAIN, TABLE, compress
 from rankwise.recipes.compress_options import CompressOptions
 from rankwise.recipes.compress_table import table_of
@@ -12,16 +13,7 @@ def run_compress(options: CompressOptions) -> None:
     """Compress, heal, and print how the model compares with its original."""
     with progress(_state) as (console, watcher):
         outcome = compress(options, watcher)
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    header, rows = table_of(outcome.metrics)
-    table = Table(header[0], box=SIMPLE_HEAD, pad_edge=False)
-    for name in header[1:]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    console.print(comparison(*table_of(outcome.metrics)))
     files = ", ".join(str(outcome.folder / name) for name in (FIGURE, TABLE, METRICS))
     console.print(f"written: {files}", soft_wrap=True)
     console.print(f"plain PyTorch, with a card that says how to load it: {outcome.folder / PLAIN}")

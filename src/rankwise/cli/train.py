@@ -1,6 +1,7 @@
 """`rankwise train`: the job, with its progress and its table on the screen."""
 
 from rankwise.cli.progress import progress
+from rankwise.cli.table import comparison
 from rankwise.recipes.comparison import table_of
 from rankwise.recipes.folder import METRICS
 from rankwise.recipes.history import Line
@@ -12,16 +13,7 @@ def run_train(options: TrainOptions) -> None:
     """Train, and print how the low-rank network and its dense twin compare."""
     with progress(_state) as (console, watcher):
         outcome = train_classifier(options, watcher)
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    header, rows = table_of(outcome.metrics)
-    table = Table(header[0], box=SIMPLE_HEAD, pad_edge=False)
-    for name in header[1:]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    console.print(comparison(*table_of(outcome.metrics)))
     ranks = outcome.metrics["ranks"].values()
     console.print(
         f"{outcome.metrics['removed']:.1%} of the parameters removed; "
