@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -111,6 +112,14 @@ def _choose_trained_(model: nn.Module) -> None:
             p.requires_grad_(True)
 
 
+def _enter_healing(model: nn.Module) -> None:
+    """No dropout, for the original has none either; batch norms learn new statistics."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+
+
 def _heal(
     subject: Subject,
     original: nn.Module,
@@ -132,6 +141,7 @@ def _heal(
         steps=options.heal_steps,
         save_every=options.save_every,
         identity={"data": subject.fingerprint()},
+        enter=_enter_healing,
     )
 
     def loss_at(step: int) -> Tensor:

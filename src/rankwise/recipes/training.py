@@ -50,6 +50,8 @@ class Run:
     """Folder inside `folder` with the files of this network, where a job trains several."""
     parameters: Callable[[Optimizer], int] = adapter_parameters
     """The size that the history tells."""
+    enter: Callable[[nn.Module], object] = nn.Module.train
+    """Puts the model into the mode in which it trains."""
 
     @property
     def files(self) -> Path:
@@ -72,7 +74,7 @@ def train(
     history = _restored(run) if resume else []
     for line in history:
         report(line)
-    run.model.train()
+    run.enter(run.model)
     with _asked_to_stop() as asked:
         for step in range(len(history) + 1, run.steps + 1):
             line = _step(run, loss_at, step)
