@@ -1,5 +1,6 @@
 """A bar on a terminal, lines elsewhere."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,8 @@ LINES = 10
 def progress(state_of: Callable[[Line], str]) -> Iterator[tuple[Any, Watcher]]:
     """A console, and a watcher that shows `state_of` each step.
 
-    Where there is no terminal to draw a bar on, every tenth of the way is a line.
+    Where there is no terminal to draw a bar on, every tenth of the way is a line, and messages that
+    differ by a number are told once.
     """
     try:
         from rich.console import Console
@@ -34,7 +36,18 @@ def progress(state_of: Callable[[Line], str]) -> Iterator[tuple[Any, Watcher]]:
             bar.update(line["step"] - bar.n)
             bar.set_postfix_str(state)
 
+        said = ""
+
         def say(message: str) -> None:
-            bar.set_description(message) if not bar.disable else console.print(message)
+            nonlocal said
+            if not bar.disable:
+                bar.set_description(message)
+            elif _kind(message) != said:
+                console.print(message)
+            said = _kind(message)
 
         yield console, Watcher(say, step, expect)
+
+
+def _kind(message: str) -> str:
+    return re.sub(r"\d+", "", message)
