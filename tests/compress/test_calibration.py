@@ -167,3 +167,70 @@ def test_mistakes_are_told(draw):
     with pytest.raises(ValueError, match="'7' was not calibrated"):
         rw.factorize_(model, rank={"7": 1}, init=found)
     assert type(model[5]) is nn.Linear
+
+
+def test_what_a_model_writes_into_its_activations_is_not_lost(draw):
+    torch.manual_seed(0)
+
+    def build(inplace: bool) -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.ReLU(inplace), nn.Conv2d(6, 6, 3), nn.ReLU(inplace),
+            nn.Flatten(), nn.Linear(96, 4),
+        ).double()  # fmt: skip
+
+    x = images(draw)
+    a, b = calibrate(build(False), [x], fisher), calibrate(build(True), [x.clone()], fisher)
+    for name in a.layers:
+        close(a.layers[name].sigma, b.layers[name].sigma, 1e-10)
+
+
+def test_an_input_by_name_is_seen_and_one_written_into_afterwards_is_seen_as_it_was(draw):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 4)
+
+        def forward(self, x):
+            x = x * 1.0
+            y = self.first(input=x)
+            x += 100.0
+            return self.second(y.tanh())
+
+    x = torch.randn(50, 6, generator=draw)
+    found = calibrate(Named(), [x], fisher)
+    plain = Named()
+    same = nn.Sequential(plain.first, nn.Tanh(), plain.second)
+    other = calibrate(same, [x], fisher)
+    torch.testing.assert_close(found.layers["first"].sigma, other.layers["0"].sigma)
+
+
+def test_products_count_all_places_and_not_only_those_that_matter(draw):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    head = nn.Linear(8, 3)
+    x = torch.randn(4, 10, 8, generator=draw)
+    found = calibrate(model, [x], lambda m, x: sampled_cross_entropy(head(m(x)[:, 0])))
+    assert set(found.places.values()) == {40}
+
+
+def test_a_calibration_is_of_the_weights_that_it_saw(draw):
+    model, x = network(), images(draw)
+    found = calibrate(model, [x], fisher)
+    with pytest.raises(ValueError, match="cuts kernels as matrices"):
+        rw.factorize_(model, rank={"2": 2}, init=found, convolution=rw.nn.TuckerConv2d)
+    model[5].weight.data.mul_(-1)
+    with pytest.raises(ValueError, match="not the one that was calibrated"):
+        rw.factorize_(model, rank={"5": 2}, init=found)
+    with pytest.raises(ValueError, match="one direction in each layer is"):
+        found.ranks(1e-3)
+
+
+def test_few_of_many_places_give_nearly_the_same_ranks(draw):
+    model, x = network(), images(draw, 256)
+    whole, some = calibrate(model, [x], fisher), calibrate(model, [x], fisher, max_rows=200)
+    for name in whole.layers:
+        a, b = (found.energies(name).sum() for found in (whole, some))
+        assert 0.7 < float(a / b) < 1.4

@@ -78,3 +78,14 @@ def test_distillation_is_the_mean_divergence_and_its_gradient_keeps_its_size(dra
     assert 0.99 < sizes[0] / sizes[1] < 1.01
     with pytest.raises(ValueError, match="must be positive"):
         distillation_loss(student, teacher, temperature=0.0)
+
+
+def test_a_trial_of_what_factorize_would_refuse_is_refused():
+    model = nn.Sequential(nn.Linear(8, 6), nn.Conv2d(4, 4, 3, groups=2))
+    for ranks, message in (
+        ({"O": 2}, "no matrix named 'O'"),
+        ({"0": 7}, "of a matrix of"),
+        ({"1": 1}, "cannot be low rank: of 2 groups"),
+    ):
+        with pytest.raises(ValueError, match=message), cut_weights(model, ranks, TruncatedSVD()):
+            pass

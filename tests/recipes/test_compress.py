@@ -267,3 +267,32 @@ def test_wrong_weights_are_named(classifier, tmp_path):
 def test_a_language_model_asks_for_text(language):
     with pytest.raises(ValueError, match="needs --data"):
         compress(with_(language, data=None), SILENT)
+
+
+def test_other_weights_do_not_go_on_with_a_run(classifier):
+    with pytest.raises(Stop):
+        compress(with_(classifier, curve=False), crashing(3))
+    other = network("mlp", classes=3, channels=1, size=12, seed=9)
+    save_file(other.state_dict(), classifier.weights)
+    with pytest.raises(ValueError, match="other weights of the model"):
+        compress(with_(classifier, curve=False, resume=True), SILENT)
+
+
+def test_a_shrunk_folder_is_not_taken_for_an_original(language):
+    compress(with_(language, curve=False, heal_steps=0), SILENT)
+    with pytest.raises(ValueError, match="is loaded as its card"):
+        compress(with_(language, model=str(language.output / "plain"), overwrite=True), SILENT)
+
+
+def test_gpt2_is_a_language_model_and_t5_is_refused(tiny_language_model, language, tmp_path):
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, T5Config
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_language_model)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=2, n_positions=64)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    asked = with_(language, model=str(tmp_path / "gpt2"), curve=False, heal_steps=0)
+    assert "perplexity" in compress(asked, SILENT).metrics["after"]
+    T5Config().save_pretrained(tmp_path / "t5")
+    with pytest.raises(ValueError, match="an encoder with a decoder"):
+        compress(with_(asked, model=str(tmp_path / "t5"), overwrite=True), SILENT)

@@ -30,7 +30,8 @@ class Calibration(Init):
     Attributes:
         layers: weighted SVD of each layer; `sigma^2` is the loss that dropping a direction
             adds, up to a factor that all layers share.
-        places: how often the calibration met each layer.
+        places: vectors that each layer put out while calibrating; with them as the price of a
+            weight, `ranks` shares out products.
     """
 
     layers: Mapping[str, WeightedSVD]
@@ -39,6 +40,15 @@ class Calibration(Init):
     def factors(self, name: str, layer: DenseMap, rank: int) -> Factors:
         if name not in self.layers:
             raise ValueError(f"layer {name!r} was not calibrated: select it in `calibrate` too")
+        if not layer.is_matrix:
+            raise ValueError(
+                f"layer {name!r}: a calibration cuts kernels as matrices; leave `convolution` out"
+            )
+        if not self.layers[name].stands_for(layer.matrix):
+            raise ValueError(
+                f"the weight of layer {name!r} is not the one that was calibrated: calibrate the "
+                "model as it is now"
+            )
         return self.layers[name].cut(rank)
 
     def ranks(self, keep: float, *, price: Mapping[str, float] | None = None) -> dict[str, int]:
@@ -55,7 +65,14 @@ class Calibration(Init):
         if not 0.0 < keep <= 1.0:
             raise ValueError(f"`ranks(keep=...)` is a share in (0, 1], got {keep}")
         hulls = [self._options(name, 1 if price is None else price[name]) for name in self.layers]
-        chosen = allocate(hulls, keep * sum(hull[-1].cost for hull in hulls))
+        whole = sum(hull[-1].cost for hull in hulls)
+        least = sum(hull[0].cost for hull in hulls)
+        if keep * whole < least:
+            raise ValueError(
+                f"`ranks(keep={keep:g})` is too little: one direction in each layer is "
+                f"{least / whole:.2g} of them all"
+            )
+        chosen = allocate(hulls, keep * whole)
         return {n: o.rank for n, o in zip(self.layers, chosen, strict=True) if o.rank}
 
     def energies(self, name: str) -> Tensor:
@@ -114,7 +131,7 @@ def calibrate(
         draw = torch.Generator().manual_seed(0)
         for site in sites:
             handle = site.module.register_forward_hook(
-                _watcher(site, statistics[site.name], max_rows, draw)
+                _watcher(site, statistics[site.name], max_rows, draw), with_kwargs=True
             )
             stack.callback(handle.remove)
         for batch in batches:
@@ -131,7 +148,7 @@ def calibrate(
             layers[site.name] = _decompose(site, statistics[site.name], damping)
     if not layers:
         raise ValueError("no layer had a gradient: does `loss` depend on the model's output?")
-    return Calibration(layers, {name: statistics[name].places for name in layers})
+    return Calibration(layers, {name: statistics[name].met for name in layers})
 
 
 def _chosen(model: nn.Module, sites: list[Site], select: Select, exclude: Select) -> list[Site]:
@@ -156,21 +173,27 @@ def _restore(requires: dict[nn.Parameter, bool]) -> None:
 
 def _watcher(
     site: Site, statistics: Statistics, max_rows: int, draw: torch.Generator
-) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], Tensor]:
     """A forward hook that sees the input at once and the output's gradient when it comes."""
     assert site.map is not None
     seen = site.map
 
-    def watch(module: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:
-        x = inputs[0].detach()
-        # Where nothing before it trains, the graph starts here.
-        y = y if y.requires_grad else y.detach().requires_grad_()
+    def watch(
+        module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], y: Tensor
+    ) -> Tensor:
+        # A copy: without gradients of weights, nothing keeps a model from writing into its input.
+        x = (*inputs, *named.values())[0].detach().clone()
+        # Where nothing before it trains, the graph starts here; no leaf, which could not be
+        # written into.
+        y = y if y.requires_grad else y.detach().requires_grad_().clone()
+        statistics.met += y.numel() // seen.shape[0]
 
         def look(dy: Tensor) -> None:
-            rows, gradients = seen.gradient_rows(x, dy)
+            part, share = _some(len(dy), dy.numel() // seen.shape[0], 4 * max_rows, draw)
+            rows, gradients = seen.gradient_rows(x[part], dy[part])
             # Places without a gradient (padding, dead units) have no say in the loss.
             places = gradients.any(1).nonzero().flatten()
-            statistics.places += len(places)
+            statistics.places += share * len(places)
             if len(places) > max_rows:
                 places = places[torch.randperm(len(places), generator=draw)[:max_rows]]
             statistics.add(rows[places], gradients[places])
@@ -179,6 +202,19 @@ def _watcher(
         return y
 
     return watch
+
+
+def _some(
+    items: int, places: int, most: int, draw: torch.Generator
+) -> tuple[Tensor | slice, float]:
+    """Items with about `most` places together, and the factor of what they stand for.
+
+    Patches of all images of a batch would take many times their memory.
+    """
+    kept = max(1, items * most // max(places, 1))
+    if kept >= items:
+        return slice(None), 1.0
+    return torch.randperm(items, generator=draw)[:kept], items / kept
 
 
 def _decompose(site: Site, statistics: Statistics, damping: tuple[float, float]) -> WeightedSVD:

@@ -47,8 +47,10 @@ class Statistics:
         self.near, self.far = Triangle(), Triangle()
         self.squares = [0.0, 0.0]
         """Sums of `|x|^2` and of `|d|^2`."""
-        self.places = 0
+        self.places = 0.0
         """Rows that had a gradient, those left out of the triangles included."""
+        self.met = 0
+        """All rows."""
 
     def add(self, x: Tensor, d: Tensor) -> None:
         """Inputs (rows, n) and gradients of the outputs (rows, m)."""

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from rankwise.surgery.dense_map import DenseMap
+from rankwise.surgery.factorize import ranks_by_name
 from rankwise.surgery.init import Init
 from rankwise.surgery.sites import find_sites
 from rankwise.surgery.watch import watchable
@@ -15,10 +17,20 @@ def cut_weights(model: nn.Module, ranks: Mapping[str, int], init: Init) -> Itera
     """Within, the weights of `model` are what `factorize_(model, rank=ranks, init=init)` gives.
 
     The model evaluates, and its weights stay dense, so that several compressions of one model can
-    be compared; afterwards they are bit for bit what they were.
+    be compared; afterwards they are bit for bit what they were. Raises ValueError for names that
+    are no matrix of the model, or one that cannot be low rank.
     """
     found = find_sites(model)
-    maps = {n: s.map for s in found.sites if s.map is not None for n in s.names if n in ranks}
+    sites = {name: site for site in found.sites if site.map is not None for name in site.names}
+    maps: dict[str, DenseMap] = {}
+    for name, rank in ranks_by_name(ranks, {n: s.module for n, s in sites.items()}).items():
+        site = sites[name]
+        assert site.map is not None
+        if site.obstacle:
+            raise ValueError(f"layer {name!r} cannot be low rank: {site.obstacle}")
+        if rank > min(site.map.shape):
+            raise ValueError(f"`ranks[{name!r}]` is {rank}, of a matrix of {site.map.shape}")
+        maps[name] = site.map
     before = {name: layer.matrix.clone() for name, layer in maps.items()}
     with watchable(model, found):
         try:

@@ -33,6 +33,11 @@ class SplitAttention(nn.Module):
         weights = [W.detach().clone() for W in projection_weights(packed)]
         self.q_proj, self.k_proj, self.v_proj = map(linear, weights, biases)
         self.out_proj = linear(packed.out_proj.weight.detach().clone(), packed.out_proj.bias)
+        for layer, W in zip(
+            (self.q_proj, self.k_proj, self.v_proj), projection_weights(packed), strict=True
+        ):
+            layer.weight.requires_grad_(W.requires_grad)
+        self.out_proj.weight.requires_grad_(packed.out_proj.weight.requires_grad)
         self.train(packed.training)
 
     def packed(self) -> nn.MultiheadAttention | None:
@@ -40,7 +45,10 @@ class SplitAttention(nn.Module):
         projections = [self.q_proj, self.k_proj, self.v_proj]
         if any(type(p) is not nn.Linear for p in (*projections, self.out_proj)):
             return None
-        q, k, v = (nn.Parameter(p.weight.detach()) for p in projections)
+        q, k, v = (
+            nn.Parameter(p.weight.detach(), requires_grad=p.weight.requires_grad)
+            for p in projections
+        )
         new = nn.MultiheadAttention(
             self.embed_dim,
             self.num_heads,
@@ -54,9 +62,12 @@ class SplitAttention(nn.Module):
         if new._parameters["in_proj_weight"] is None:
             new.q_proj_weight, new.k_proj_weight, new.v_proj_weight = q, k, v
         else:
-            new.in_proj_weight = nn.Parameter(torch.cat([q, k, v]).detach())
+            trains = any(p.requires_grad for p in (q, k, v))
+            new.in_proj_weight = nn.Parameter(torch.cat([q, k, v]).detach(), requires_grad=trains)
         if self.q_proj.bias is not None:
-            new.in_proj_bias = nn.Parameter(torch.cat([p.bias for p in projections]).detach())
+            trains = any(p.bias.requires_grad for p in projections)
+            biases = torch.cat([p.bias for p in projections]).detach()
+            new.in_proj_bias = nn.Parameter(biases, requires_grad=trains)
         new.out_proj.weight, new.out_proj.bias = self.out_proj.weight, self.out_proj.bias
         return new.train(self.training)
 

@@ -20,7 +20,8 @@ class LowRankEmbedding(Factored):
 
     Args:
         factors: `U` (entries, r), `S` (r, r), `V` (width, r).
-        padding_idx: an entry that gets no gradient, as in `nn.Embedding`.
+        padding_idx: an entry whose places give no gradient. Its row is one of `U S V^T` all the
+            same, and moves with the bases.
     """
 
     def __init__(self, factors: Factors, *, padding_idx: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Plain layers of torch around given weights."""
+"""Plain layers of torch around given weights; a bias that is frozen stays so."""
 
 from typing import Any
 
@@ -23,5 +23,5 @@ def convolution(
 def _filled(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
     layer.weight = nn.Parameter(weight.contiguous())
     if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
+        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
     return layer

@@ -49,6 +49,10 @@ class WeightedSVD(NamedTuple):
         m, n = self.W.shape
         return (n, m) if self.tall else (m, n)
 
+    def stands_for(self, W: Tensor) -> bool:
+        """Whether this is the decomposition of `W`."""
+        return W.shape == self.shape and torch.equal(W.mT if self.tall else W, self.W)
+
     def cut(self, rank: int) -> Factors:
         """`W' = L^-1 P_r P_r^T L W`, as factors with orthonormal bases; no inverse of `R`."""
         P = self.P[:, :rank]

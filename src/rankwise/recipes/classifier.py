@@ -64,10 +64,19 @@ def load_pretrained(source: str | Path, kind: str) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = getattr(transformers, kind).from_pretrained(source, dtype=torch.float32)
+        model, loaded = getattr(transformers, kind).from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"no model could be loaded from {str(source)!r}: {first}") from error
+    # A pooler is often left out of a file, and nothing here reads it.
+    missing = sorted(key for key in loaded["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise ValueError(
+            f"{str(source)!r} holds no weight {missing[0]!r} ({len(missing)} are missing in all). "
+            "A model that rankwise has shrunk is loaded as its card, README.md, says"
+        )
     return model, tokenizer
 
 

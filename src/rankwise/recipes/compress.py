@@ -1,6 +1,7 @@
 """The job of `rankwise compress`."""
 
 import copy
+import hashlib
 import json
 import statistics
 from collections.abc import Mapping
@@ -89,6 +90,8 @@ def _cut_model(
     model = copy.deepcopy(original)
     if options.resume and file.exists():
         cut = Cut.from_json(json.loads(file.read_text(encoding="utf-8")))
+        if cut.weights != fingerprint(original):
+            raise ValueError(f"{file}: the run was started with other weights of the model")
         factorize_(model, rank=cut.ranks, init=Random())
         _choose_trained_(model)
         load(model, factors)
@@ -96,10 +99,19 @@ def _cut_model(
     cut, init = make_cut(subject, original, options, watcher)
     factorize_(model, rank=cut.ranks, init=init)
     _choose_trained_(model)
-    cut = cut._replace(measured=subject.measure(model))
+    cut = cut._replace(measured=subject.measure(model), weights=fingerprint(original))
     save(model, factors)
     write_text(file, json.dumps(cut.to_json()) + "\n")
     return cut, model
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Differs for different parameters or buffers."""
+    digest = hashlib.sha256()
+    for name, t in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(t.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _choose_trained_(model: nn.Module) -> None:

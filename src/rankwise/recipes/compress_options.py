@@ -33,7 +33,7 @@ class CompressOptions:
     products: bool = False
     """Let --keep and --tolerance share out multiplications instead of parameters."""
     plain: bool = False
-    """No calibration: truncated SVD at one share for all layers, as scripts do it."""
+    """Truncated SVD at one share for all layers, as scripts do it."""
     select: tuple[str, ...] = ()
     """Layers to compress, by name or pattern [all but embeddings and heads]."""
     calibration: int = 256

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rankwise.compress.calibration import Calibration, calibrate
 from rankwise.compress.trial import cut_weights, least_keep
@@ -33,6 +33,8 @@ class Cut(NamedTuple):
     """What the original measures."""
     measured: dict[str, float]
     """What the cut model measures before healing."""
+    weights: str = ""
+    """Fingerprint of the original's weights."""
 
     def to_json(self) -> dict[str, Any]:
         return self._asdict()
@@ -130,8 +132,10 @@ def _share_within(
     tolerance: float,
 ) -> float:
     """The least share at which the calibration rows lose no more than that."""
-    said = [subject.output(model.eval(), to_device(b, model)) for b in batches]
-    originals = said if not subject.has_labels else [None] * len(batches)
+    model.eval()
+    originals: list[Tensor | None] = [None] * len(batches)
+    if not subject.has_labels:
+        originals = [subject.output(model, to_device(batch, model)) for batch in batches]
 
     def loss() -> float:
         total = 0.0

@@ -82,6 +82,7 @@ def _language(name: str, options: CompressOptions) -> Subject:
 def _is_causal(source: str) -> bool:
     try:
         from transformers import AutoConfig
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     except ImportError as error:
         raise ImportError(
             'pretrained models need transformers: pip install "rankwise[finetune]"'
@@ -94,4 +95,7 @@ def _is_causal(source: str) -> bool:
             f"--model {source!r} is neither a built-in classifier ({', '.join(BUILT_IN)}), nor "
             f"package.module:factory, nor a folder or hub name of a model: {first}"
         ) from error
-    return any(name.endswith("ForCausalLM") for name in config.architectures or ())
+    if config.is_encoder_decoder:
+        raise ValueError(f"--model {source!r} is an encoder with a decoder, which is not supported")
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    return not causal.isdisjoint(config.architectures or ())

@@ -52,6 +52,11 @@ class DenseMap(ABC):
         return m, n
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether its low-rank form is `U S V^T`."""
+        return True
+
+    @property
     def looked_up(self) -> bool:
         """Whether rows of `W` are read instead of multiplied, which costs nothing."""
         return False

@@ -148,7 +148,7 @@ def _plan(
     example: Any,
 ) -> Factorization:
     maps = {name: s.module for s in found.sites if s.map is not None for name in s.names}
-    wanted = _wanted(rank, maps)
+    wanted = ranks_by_name(rank, maps)
     chosen = set(wanted) if select is None else choose(select, maps, model, argument="select")
     excluded = choose(exclude, maps, model, argument="exclude")
     ranks: dict[str, int] = {}
@@ -168,7 +168,8 @@ def _plan(
     return Factorization(tuple(layers), total, example is not None)
 
 
-def _wanted(rank: Ranks, maps: Mapping[str, nn.Module]) -> dict[str, int]:
+def ranks_by_name(rank: Ranks, maps: Mapping[str, nn.Module]) -> dict[str, int]:
+    """The rank asked for of each layer; ValueError or TypeError for one that cannot be."""
     if not isinstance(rank, Mapping):
         check_rank(rank)
         return dict.fromkeys(maps, rank)
@@ -266,9 +267,11 @@ def _shape(module: nn.Module) -> tuple[int, ...]:
 @torch.no_grad()
 def _replacements(found: Found, ranks: dict[str, int], init: Init) -> dict[str, nn.Module]:
     """By name, in an order in which outer modules come first."""
-    split = {s.attention for s in found.sites if s.name in ranks and s.attention}
+    split = {
+        id(found.attentions[s.attention]) for s in found.sites if s.name in ranks and s.attention
+    }
     new: dict[str, nn.Module] = {
-        name: twin for name, twin in found.attentions.items() if name in split
+        name: twin for name, twin in found.attentions.items() if id(twin) in split
     }
     shared: dict[int, LowRankModule] = {}
     for site in found.sites:

@@ -70,11 +70,26 @@ def _replace_all_(model: nn.Module, plain: Callable[[LowRankModule], nn.Module])
     for layer in layers.values():
         if id(layer) not in made:
             made[id(layer)] = new = plain(layer)
-            new.requires_grad_(layer.U.requires_grad)
+            for p in new.parameters():
+                if p.ndim > 1:
+                    p.requires_grad_(layer.U.requires_grad)
             _share_weights_(first.setdefault(id(layer.U), new), new)
     replace_(model, {name: made[id(layer)] for name, layer in layers.items()})
-    split = {n: m.packed() for n, m in model.named_modules() if isinstance(m, SplitAttention)}
-    replace_(model, {name: packed for name, packed in split.items() if packed is not None})
+    _pack_(model)
+
+
+def _pack_(model: nn.Module) -> None:
+    """Attentions of plain layers alone become torch's own again, each object once."""
+    packed: dict[int, nn.MultiheadAttention | None] = {}
+    names: dict[str, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, SplitAttention):
+            if id(module) not in packed:
+                packed[id(module)] = module.packed()
+            new = packed[id(module)]
+            if new is not None:
+                names[name] = new
+    replace_(model, names)
 
 
 def _check(model: nn.Module) -> dict[str, LowRankModule]:
@@ -100,11 +115,13 @@ def _check(model: nn.Module) -> dict[str, LowRankModule]:
 
 
 def _share_weights_(known: nn.Module, new: nn.Module) -> None:
-    """Give `new` the very parameters of `known` that its own are equal to."""
+    """Give `new` the very weights of `known` that its own are equal to; biases are its own."""
     if known is new:
         return
     for module in new.modules():
         for name, p in module._parameters.items():
-            same = [q for q in known.parameters() if p is not None and torch.equal(p, q)]
+            if p is None or p.ndim < 2:
+                continue
+            same = [q for q in known.parameters() if torch.equal(p, q)]
             if same:
                 setattr(module, name, same[0])

@@ -59,11 +59,14 @@ def _walk(
     model: nn.Module, attentions: dict[str, SplitAttention]
 ) -> Iterator[tuple[str, nn.Module, str]]:
     """Names and modules, packed attentions by their split twins; and the attention to be split."""
+    twins: dict[int, SplitAttention] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if any(name.startswith(f"{inside}.") for inside in attentions):
             continue
         if type(module) is nn.MultiheadAttention and not _unsplittable(module):
-            attentions[name] = SplitAttention(module)
+            if id(module) not in twins:
+                twins[id(module)] = SplitAttention(module)
+            attentions[name] = twins[id(module)]
             for child, layer in attentions[name].named_children():
                 yield f"{name}.{child}", layer, name
         else:
@@ -99,8 +102,10 @@ def _obstacle(name: str, module: nn.Module, seen: DenseMap | None) -> str:
         return f"its weight is {str(weight.dtype).removeprefix('torch.')}: call `model.float()`"
     if weight.numel() == 0:
         return "is empty"
-    if module._forward_hooks or module._forward_pre_hooks:
-        return "has forward hooks, which would be lost"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        return "has hooks, which would be lost"
+    if "forward" in vars(module):
+        return "has a forward of its own, which would be lost"
     if not name:
         return "it is the model itself: wrap it, `torch.nn.Sequential(layer)`"
     return seen.obstacle

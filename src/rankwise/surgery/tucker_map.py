@@ -11,6 +11,8 @@ from rankwise.surgery.dense_map import Conv2dMap
 class TuckerMap(Conv2dMap):
     """`nn.Conv2d` for `TuckerConv2d`; one number is the rank of both modes, where they allow it."""
 
+    is_matrix = False
+
     def ranks(self, rank: int) -> tuple[int, int]:
         """`(p, q)`: clipped to the channels, and to `p <= q kh kw`, `q <= p kh kw`."""
         out, into, *size = self.weight.shape

@@ -28,9 +28,16 @@ def watchable(model: nn.Module, found: Found) -> Iterator[None]:
     A packed attention stands back for its split twin, which computes the same.
     """
     packed = {name: model.get_submodule(name) for name in found.attentions}
+    # Nested tensors are for the packed ones' fast path alone.
+    encoders = [m for m in model.modules() if isinstance(m, nn.TransformerEncoder)]
+    nested = {encoder: encoder.use_nested_tensor for encoder in encoders}
     try:
+        for encoder in nested:
+            encoder.use_nested_tensor = False
         replace_(model, dict(found.attentions))
         with evaluating(model):
             yield
     finally:
         replace_(model, packed)
+        for encoder, value in nested.items():
+            encoder.use_nested_tensor = value
