@@ -13,7 +13,7 @@ from rankwise.nn.attention import SplitAttention
 from rankwise.nn.tucker import TuckerConv2d
 from rankwise.optim.rank_rule import FixedRank
 from rankwise.optim.update_rule import SGD
-from rankwise.surgery.factorize import break_even
+from rankwise.surgery.ranks import break_even
 
 
 class Everything(nn.Module):

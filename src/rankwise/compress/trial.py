@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from torch import nn
 
 from rankwise.surgery.dense_map import DenseMap
-from rankwise.surgery.factorize import ranks_by_name
 from rankwise.surgery.init import Init
+from rankwise.surgery.ranks import ranks_by_name
 from rankwise.surgery.sites import find_sites
 from rankwise.surgery.watch import watchable
 

@@ -8,7 +8,8 @@ from rankwise.optim.budget import Budget
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rank_rule import RankRule
 from rankwise.optim.tolerance import Tolerance
-from rankwise.surgery.factorize import break_even, plan_factorize
+from rankwise.surgery.factorize import plan_factorize
+from rankwise.surgery.ranks import break_even
 
 START = 3.0
 """Parameters of the start over those of the budget."""

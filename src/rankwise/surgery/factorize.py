@@ -1,6 +1,5 @@
 """Turning layers into low rank as a whole, in place: `W` becomes `U S V^T`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,12 +15,11 @@ from rankwise.surgery.factorization import Factorization, FactorizedLayer
 from rankwise.surgery.init import Init, TruncatedSVD
 from rankwise.surgery.layers import replace_
 from rankwise.surgery.places import count_places
-from rankwise.surgery.plan import check_rank
-from rankwise.surgery.select import Select, choose, listing, near_names
+from rankwise.surgery.ranks import Ranks, agree_, rank_of, ranks_by_name, saves_nothing, unwanted
+from rankwise.surgery.select import Select, choose, listing
 from rankwise.surgery.sites import Found, Site, find_sites
 from rankwise.surgery.tucker_map import TuckerMap
 
-Ranks = int | Mapping[str, int]
 CONVOLUTIONS: dict[type[LowRankModule], type[Conv2dMap]] = {
     LowRankConv2d: Conv2dMap,
     TuckerConv2d: TuckerMap,
@@ -154,10 +152,10 @@ def _plan(
     ranks: dict[str, int] = {}
     reasons: dict[str, str] = {}
     for site in found.sites:
-        reason = site.obstacle or _unwanted(site, wanted, chosen, excluded, min_features)
-        reasons[site.name] = reason or _saves_nothing(site, wanted)
-        ranks[site.name] = 0 if reasons[site.name] else _rank_of(site, wanted)
-    _agree(found.sites, ranks, reasons)
+        reason = site.obstacle or unwanted(site, wanted, chosen, excluded, min_features)
+        reasons[site.name] = reason or saves_nothing(site, wanted)
+        ranks[site.name] = 0 if reasons[site.name] else rank_of(site, wanted)
+    agree_(found.sites, ranks, reasons)
     places = {} if example is None else count_places(model, found, example)
     counted: set[int] = set()
     layers = [
@@ -166,75 +164,6 @@ def _plan(
     ]
     total = sum(p.numel() for p in model.parameters())
     return Factorization(tuple(layers), total, example is not None)
-
-
-def ranks_by_name(rank: Ranks, maps: Mapping[str, nn.Module]) -> dict[str, int]:
-    """The rank asked for of each layer; ValueError or TypeError for one that cannot be."""
-    if not isinstance(rank, Mapping):
-        check_rank(rank)
-        return dict.fromkeys(maps, rank)
-    for name, value in rank.items():
-        if name not in maps:
-            near = near_names(name, list(maps))
-            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ValueError(f"`rank`: the model has no matrix named {name!r}.{hint}")
-        check_rank(value, f"rank[{name!r}]")
-    return dict(rank)
-
-
-def _unwanted(
-    site: Site, wanted: dict[str, int], chosen: set[str], excluded: set[str], min_features: int
-) -> str:
-    if not any(name in wanted and name in chosen for name in site.names):
-        return "not selected"
-    if not excluded.isdisjoint(site.names):
-        return "excluded"
-    assert site.map is not None
-    if min(site.map.shape) < min_features:
-        return f"smaller than min_features={min_features}"
-    return ""
-
-
-def _rank_of(site: Site, wanted: dict[str, int]) -> int:
-    return next(wanted[name] for name in site.names if name in wanted)
-
-
-def _most(layer: DenseMap) -> int:
-    """The highest rank that saves something; may be 0."""
-    most = 0
-    while layer.thin_numel(most + 1) < layer.matrix.numel() and most < max(layer.shape):
-        most += 1
-    return most
-
-
-def break_even(m: int, n: int) -> int:
-    """The highest rank at which two factors hold fewer numbers than the matrix; may be 0."""
-    return (m * n - 1) // (m + n)
-
-
-def _saves_nothing(site: Site, wanted: dict[str, int]) -> str:
-    assert site.map is not None
-    rank = _rank_of(site, wanted)
-    if site.map.thin_numel(rank) < site.map.matrix.numel():
-        return ""
-    most = _most(site.map)
-    return f"rank {rank} would save nothing" + (f": at most {most} does" if most else "")
-
-
-def _agree(sites: list[Site], ranks: dict[str, int], reasons: dict[str, str]) -> None:
-    """Layers that share a weight are low rank together, at one rank, or none of them is."""
-    for site in sites:
-        for other in site.shared:
-            if not ranks[site.name]:
-                continue
-            if not ranks[other]:
-                reason = f"its weight is also that of {other}, which stays dense"
-                ranks[site.name], reasons[site.name] = 0, reason
-            elif ranks[other] != ranks[site.name]:
-                raise ValueError(
-                    f"`rank`: {site.name!r} and {other!r} share one weight, but have rank "
-                    f"{ranks[site.name]} and {ranks[other]}"
-                )
 
 
 def _layer(site: Site, rank: int, reason: str, places: int, counted: set[int]) -> FactorizedLayer:
