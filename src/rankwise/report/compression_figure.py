@@ -120,7 +120,7 @@ def _draw_curve(axes: Any, metrics: Mapping[str, Any]) -> None:
         axes.plot(keep, metrics["after"]["loss"], "D", color=GREEN, markersize=7,
                   label=f"healed, {metrics['steps']} steps")  # fmt: skip
     axes.axhline(metrics["before"]["loss"], color=GREY, linestyle=":", linewidth=1)
-    axes.annotate("original", (0.02, metrics["before"]["loss"]), (0, 3),
+    axes.annotate("original", (0.98, metrics["before"]["loss"]), (0, 3), ha="right",
                   xycoords=("axes fraction", "data"), textcoords="offset points",
                   fontsize=8)  # fmt: skip
     axes.invert_xaxis()
