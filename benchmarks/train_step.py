@@ -22,9 +22,11 @@ import rankwise as rw  # noqa: E402
 from rankwise.init import Random  # noqa: E402
 
 BATCH = 128
+CYCLE = 5
+"""Steps that are timed together, and between two steps in which bases move."""
 DENSE = {"AdamW": {}, "AdamW, foreach": {"foreach": True}, "AdamW, fused": {"fused": True}}
 """Of torch; the first is its default on a CPU, a loop over tensors."""
-COLOURS = ("#999999", "#e69f00", "#d55e00", "#0072b2", "#009e73")
+COLOURS = ("#999999", "#e69f00", "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7")
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,17 @@ class Options:
 
 
 def stepper(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """A whole step on a batch that stays the same."""
+    """`CYCLE` whole steps on a batch that stays the same: one in which bases move, for some."""
     draw = torch.Generator().manual_seed(0)
     x, y = torch.randn(BATCH, 784, generator=draw), torch.randint(10, (BATCH,), generator=draw)
 
-    def step() -> None:
-        cross_entropy(model(x), y).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    def steps() -> None:
+        for _ in range(CYCLE):
+            cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
 
-    return step
+    return steps
 
 
 def contenders(width: int, shares: tuple[float, ...]) -> dict[str, Callable[[], None]]:
@@ -58,12 +61,14 @@ def contenders(width: int, shares: tuple[float, ...]) -> dict[str, Callable[[], 
     for name, options in DENSE.items():
         model = mlp(784, width, width, width, 10)
         steps[name] = stepper(model, torch.optim.AdamW(model.parameters(), lr=1e-4, **options))
+    parallel = rw.integrators.ParallelBUG()
+    resting = rw.integrators.BasisEvery(parallel, every=CYCLE)
     for share in shares:
-        model = mlp(784, width, width, width, 10)
-        rw.factorize_(model, rank=ranks_at(model, share), init=Random())
-        steps[f"rankwise, {share:.0%}"] = stepper(
-            model, rw.Optimizer(model, rank_rule=rw.FixedRank())
-        )
+        for note, integrator in (("", parallel), (f", bases every {CYCLE}", resting)):
+            model = mlp(784, width, width, width, 10)
+            rw.factorize_(model, rank=ranks_at(model, share), init=Random())
+            optimizer = rw.Optimizer(model, rank_rule=rw.FixedRank(), integrator=integrator)
+            steps[f"rankwise, {share:.0%}{note}"] = stepper(model, optimizer)
     return steps
 
 
@@ -101,7 +106,8 @@ def main(options: Options) -> None:
     torch.manual_seed(0)
     results = {}
     for width in options.widths:
-        results[width] = alternate(contenders(width, options.shares), seconds=options.seconds)
+        seconds = alternate(contenders(width, options.shares), seconds=options.seconds)
+        results[width] = {name: value / CYCLE for name, value in seconds.items()}
         print(*list(rows({width: results[width]}))[1], sep="  ", flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "train_step.json").write_text(json.dumps(results, indent=1))
