@@ -296,3 +296,10 @@ def test_gpt2_is_a_language_model_and_t5_is_refused(tiny_language_model, languag
     T5Config().save_pretrained(tmp_path / "t5")
     with pytest.raises(ValueError, match="an encoder with a decoder"):
         compress(with_(asked, model=str(tmp_path / "t5"), overwrite=True), SILENT)
+
+
+def test_the_first_steps_of_healing_do_no_harm(classifier):
+    """Second moments of one batch are rough, and would make a step of many times the rate."""
+    asked = with_(classifier, keep=0.3, heal_steps=3, lr=1e-3, curve=False)
+    metrics = compress(asked, SILENT).metrics
+    assert metrics["after"]["loss"] < 1.02 * metrics["cut"]["loss"]

@@ -144,7 +144,8 @@ def _heal(
     weight = options.distill if options.distill is not None else 0.5
     if not subject.has_labels:
         weight = 1.0
-    optimizer = Optimizer(model, lr=options.lr, max_step=float("inf"))
+    # Second moments of the first few batches are rough: no step is longer than the rate says.
+    optimizer = Optimizer(model, lr=options.lr, max_step=options.lr)
     run = Run(
         model=model,
         optimizer=optimizer,
