@@ -312,3 +312,19 @@ def test_the_first_steps_of_healing_do_no_harm(classifier):
     asked = with_(classifier, keep=0.3, heal_steps=3, lr=1e-3, batch_size=2, curve=False)
     metrics = compress(asked, SILENT).metrics
     assert metrics["after"]["loss"] < metrics["cut"]["loss"] + 0.1
+
+
+def test_a_network_with_batch_norms_is_compressed_healed_and_loaded(classifier):
+    model = network("cnn", classes=3, channels=1, size=12, seed=0)
+    save_file(model.state_dict(), classifier.weights)
+    asked = with_(classifier, model="cnn", keep=0.5, curve=False)
+    metrics = compress(asked, SILENT).metrics
+    fresh = network("cnn", classes=3, channels=1, size=12, seed=1)
+    loaded = load_plain(fresh, asked.output / "plain" / "model.safetensors").eval()
+    assert sum(p.numel() for p in loaded.parameters()) == metrics["after"]["parameters"]
+    images = read_images(asked.data)
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(loaded(images.test), images.test_labels)
+    assert float(loss) == pytest.approx(metrics["after"]["loss"], rel=1e-4)
+    # Healing moves running statistics too.
+    assert not torch.equal(loaded[1].running_mean, model[1].running_mean)

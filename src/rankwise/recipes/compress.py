@@ -110,7 +110,7 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, t in model.state_dict().items():
         digest.update(name.encode())
-        digest.update(t.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
