@@ -136,7 +136,7 @@ def heal_(
     for layer in model.modules():
         if isinstance(layer, rw.LowRankLinear):
             layer.requires_grad_(True)
-    optimizer = rw.Optimizer(model, lr=options.lr, max_step=float("inf"))
+    optimizer = rw.Optimizer(model, lr=options.lr, max_step=options.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_decay(options.steps))
     for step in range(options.steps):
         first = step * options.passages

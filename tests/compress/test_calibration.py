@@ -234,3 +234,21 @@ def test_few_of_many_places_give_nearly_the_same_ranks(draw):
     for name in whole.layers:
         a, b = (found.energies(name).sum() for found in (whole, some))
         assert 0.7 < float(a / b) < 1.4
+
+
+def test_the_least_share_is_one_direction_in_each_layer(draw):
+    model, x = network(), images(draw)
+    found = calibrate(model, [x], fisher)
+    least = found.least_share()
+    assert set(found.ranks(least * (1 + 1e-9)).values()) == {1}
+    shapes = [layer.shape for layer in found.layers.values()]
+    assert least == pytest.approx(sum(map(sum, shapes)) / sum(m * n for m, n in shapes))
+    with pytest.raises(ValueError, match="too little"):
+        found.ranks(0.99 * least)
+
+
+def test_an_image_without_a_batch_is_one_item(draw):
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(0), nn.Linear(288, 4)), images(draw)
+    one = x[0].float()
+    a = calibrate(model, [one], lambda m, x: fisher(lambda t: m(t)[None], x), max_rows=1)
+    assert a.places["0"] == 36

@@ -1,10 +1,9 @@
 """Calibrated compression: a few batches say which directions of which layer the loss can spare."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from rankwise.compress.statistics import Statistics
 from rankwise.numerics.allocate import Option, allocate, options
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.weighted import WeightedSVD
-from rankwise.surgery.dense_map import DenseMap
+from rankwise.surgery.dense_map import DenseMap, RowMap
 from rankwise.surgery.init import Init
 from rankwise.surgery.select import Select, choose
 from rankwise.surgery.sites import Site, find_sites
@@ -40,7 +39,7 @@ class Calibration(Init):
     def factors(self, name: str, layer: DenseMap, rank: int) -> Factors:
         if name not in self.layers:
             raise ValueError(f"layer {name!r} was not calibrated: select it in `calibrate` too")
-        if not layer.is_matrix:
+        if not isinstance(layer, RowMap):
             raise ValueError(
                 f"layer {name!r}: a calibration cuts kernels as matrices; leave `convolution` out"
             )
@@ -64,25 +63,32 @@ class Calibration(Init):
         """
         if not 0.0 < keep <= 1.0:
             raise ValueError(f"`ranks(keep=...)` is a share in (0, 1], got {keep}")
-        hulls = [self._options(name, 1 if price is None else price[name]) for name in self.layers]
-        whole = sum(hull[-1].cost for hull in hulls)
-        least = sum(hull[0].cost for hull in hulls)
-        if keep * whole < least:
+        least = self.least_share(price)
+        if keep < least:
             raise ValueError(
                 f"`ranks(keep={keep:g})` is too little: one direction in each layer is "
-                f"{least / whole:.2g} of them all"
+                f"{least:.2g} of them all"
             )
-        chosen = allocate(hulls, keep * whole)
+        hulls = self._hulls(price)
+        chosen = allocate(hulls, keep * sum(hull[-1].cost for hull in hulls))
         return {n: o.rank for n, o in zip(self.layers, chosen, strict=True) if o.rank}
+
+    def least_share(self, price: Mapping[str, float] | None = None) -> float:
+        """The share that one direction in each layer costs; prices as in `ranks`."""
+        hulls = self._hulls(price)
+        return sum(hull[0].cost for hull in hulls) / sum(hull[-1].cost for hull in hulls)
 
     def energies(self, name: str) -> Tensor:
         """Loss that dropping each direction of a layer adds, descending, up to a factor."""
         return self.layers[name].sigma.double().square()
 
-    def _options(self, name: str, price: float) -> list[Option]:
-        m, n = self.layers[name].shape
-        energies = self.energies(name).tolist()
-        return options(energies, direction=price * (m + n), whole=price * m * n)
+    def _hulls(self, price: Mapping[str, float] | None) -> list[list[Option]]:
+        hulls = []
+        for name, layer in self.layers.items():
+            (m, n), cost = layer.shape, 1 if price is None else price[name]
+            energies = self.energies(name).tolist()
+            hulls.append(options(energies, direction=cost * (m + n), whole=cost * m * n))
+        return hulls
 
 
 def calibrate(
@@ -122,61 +128,69 @@ def calibrate(
         raise ValueError(f"`calibrate(damping=...)` must be two positive numbers, got {damping}")
     found = find_sites(model)
     sites = _chosen(model, found.sites, select, exclude)
-    statistics = {s.name: Statistics(s.map.matrix) for s in sites if s.map is not None}
-    requires = {p: p.requires_grad for p in model.parameters()}
+    statistics = {name: Statistics(layer.matrix) for name, (layer, _) in sites.items()}
     seen = 0
-    with watchable(model, found), ExitStack() as stack:
-        stack.callback(_restore, requires)
-        model.requires_grad_(False)
+    with watchable(model, found), _frozen(model), ExitStack() as hooks:
         draw = torch.Generator().manual_seed(0)
-        for site in sites:
-            handle = site.module.register_forward_hook(
-                _watcher(site, statistics[site.name], max_rows, draw), with_kwargs=True
-            )
-            stack.callback(handle.remove)
-        for batch in batches:
-            seen += 1
+        for name, (layer, module) in sites.items():
+            watch = _watcher(layer, statistics[name], max_rows, draw)
+            hooks.callback(module.register_forward_hook(watch, with_kwargs=True).remove)
+        for seen, batch in enumerate(batches, 1):
             report(f"calibration batch {seen}")
             with torch.enable_grad():
                 loss(model, batch).backward()
     if not seen:
         raise ValueError("`calibrate(batches=...)` holds no batch")
-    layers: dict[str, WeightedSVD] = {}
-    for number, site in enumerate(sites, 1):
-        if statistics[site.name].places:
-            report(f"decomposing layer {number} of {len(sites)}")
-            layers[site.name] = _decompose(site, statistics[site.name], damping)
-    if not layers:
+    met = {name: found for name, found in statistics.items() if found.places}
+    if not met:
         raise ValueError("no layer had a gradient: does `loss` depend on the model's output?")
-    return Calibration(layers, {name: statistics[name].met for name in layers})
+    layers: dict[str, WeightedSVD] = {}
+    for number, name in enumerate(met, 1):
+        report(f"decomposing layer {number} of {len(met)}")
+        layers[name] = _decompose(name, met[name], damping)
+    return Calibration(layers, {name: found.met for name, found in met.items()})
 
 
-def _chosen(model: nn.Module, sites: list[Site], select: Select, exclude: Select) -> list[Site]:
+class Watched(NamedTuple):
+    """A layer to calibrate: its matrix, and the module that is called."""
+
+    map: RowMap
+    module: nn.Module
+
+
+def _chosen(
+    model: nn.Module, sites: list[Site], select: Select, exclude: Select
+) -> dict[str, Watched]:
     modules = {name: site.module for site in sites if site.map for name in site.names}
     names = set(modules) if select is None else choose(select, modules, model, argument="select")
     names -= choose(exclude, modules, model, argument="exclude")
-    chosen = [
-        site
+    chosen = {
+        site.name: Watched(site.map, site.module)
         for site in sites
-        if site.map and not names.isdisjoint(site.names)
-        if not (site.obstacle or site.shared or site.map.looked_up)
-    ]
+        if isinstance(site.map, RowMap) and not names.isdisjoint(site.names)
+        if not (site.obstacle or site.shared)
+    }
     if not chosen:
         raise ValueError("no layer is left to calibrate; `print(rankwise.plan_factorize(model))`")
     return chosen
 
 
-def _restore(requires: dict[nn.Parameter, bool]) -> None:
-    for p, value in requires.items():
-        p.requires_grad_(value)
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Within, no parameter gets a gradient; afterwards those do that did."""
+    requires = {p: p.requires_grad for p in model.parameters()}
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        for p, value in requires.items():
+            p.requires_grad_(value)
 
 
 def _watcher(
-    site: Site, statistics: Statistics, max_rows: int, draw: torch.Generator
+    layer: RowMap, statistics: Statistics, max_rows: int, draw: torch.Generator
 ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Tensor], Tensor]:
     """A forward hook that sees the input at once and the output's gradient when it comes."""
-    assert site.map is not None
-    seen = site.map
 
     def watch(
         module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], y: Tensor
@@ -186,11 +200,13 @@ def _watcher(
         # Where nothing before it trains, the graph starts here; no leaf, which could not be
         # written into.
         y = y if y.requires_grad else y.detach().requires_grad_().clone()
-        statistics.met += y.numel() // seen.shape[0]
+        statistics.met += y.numel() // layer.width
 
         def look(dy: Tensor) -> None:
-            part, share = _some(len(dy), dy.numel() // seen.shape[0], 4 * max_rows, draw)
-            rows, gradients = seen.gradient_rows(x[part], dy[part])
+            x_items, dy_items = layer.items(x), layer.items(dy)
+            count = dy.numel() // layer.width
+            part, share = _some(len(dy_items), count, 4 * max_rows, draw)
+            rows, gradients = layer.gradient_rows(x_items[part], dy_items[part])
             # Places without a gradient (padding, dead units) have no say in the loss.
             places = gradients.any(1).nonzero().flatten()
             statistics.places += share * len(places)
@@ -217,7 +233,7 @@ def _some(
     return torch.randperm(items, generator=draw)[:kept], items / kept
 
 
-def _decompose(site: Site, statistics: Statistics, damping: tuple[float, float]) -> WeightedSVD:
-    if not all(map(math.isfinite, statistics.squares)):
-        raise ValueError(f"layer {site.name!r}: inputs or gradients are not finite")
+def _decompose(name: str, statistics: Statistics, damping: tuple[float, float]) -> WeightedSVD:
+    if not bool(statistics.squares.isfinite().all()):
+        raise ValueError(f"layer {name!r}: inputs or gradients are not finite")
     return statistics.decomposition(damping)

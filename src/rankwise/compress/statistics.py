@@ -45,7 +45,7 @@ class Statistics:
         self.W = W
         self.tall = W.shape[0] > W.shape[1]
         self.near, self.far = Triangle(), Triangle()
-        self.squares = [0.0, 0.0]
+        self.squares = W.new_zeros(2)
         """Sums of `|x|^2` and of `|d|^2`."""
         self.places = 0.0
         """Rows that had a gradient, those left out of the triangles included."""
@@ -55,8 +55,7 @@ class Statistics:
     def add(self, x: Tensor, d: Tensor) -> None:
         """Inputs (rows, n) and gradients of the outputs (rows, m)."""
         x, d = x.to(self.W.dtype), d.to(self.W.dtype)
-        self.squares[0] += float(x.square().sum())
-        self.squares[1] += float(d.square().sum())
+        self.squares += torch.stack([x.square().sum(), d.square().sum()])
         near, far = (x, d @ self.W) if self.tall else (d, x @ self.W.mT)
         self.near.add(near)
         self.far.add(far)
@@ -71,7 +70,7 @@ class Statistics:
         a = damping[0] * self.squares[0] / (rows * n)
         b = damping[1] * self.squares[1] / (rows * m)
         W, near, far = (self.W.mT, a, b) if self.tall else (self.W, b, a)
-        L = damped(self.near.mean(), torch.tensor(near))
+        L = damped(self.near.mean(), near)
         Z = stack_triangle(self.far.mean(), far**0.5 * W.mT) * self.places**0.5
         # A copy: cuts are tried out in the weight itself.
         return weighted_svd(W.clone(), L, Z, tall=self.tall)

@@ -43,14 +43,15 @@ def cut_weights(model: nn.Module, ranks: Mapping[str, int], init: Init) -> Itera
 
 
 def least_keep(
-    compress: Callable[[float], float], *, most: float, resolution: float = 0.02
+    compress: Callable[[float], float], *, most: float, least: float = 0.0, resolution: float = 0.02
 ) -> float:
     """The smallest share for which `compress(share)`, a loss, is at most `most`; by bisection.
 
-    Takes `log2(1 / resolution)` trials and supposes that the loss falls where the share grows.
+    Takes `log2(1 / resolution)` trials above `least`, and supposes that the loss falls where the
+    share grows.
     Returns 1 where no smaller share will do.
     """
-    low, high = 0.0, 1.0
+    low, high = least, 1.0
     while high - low > resolution:
         middle = (low + high) / 2
         if compress(middle) <= most:

@@ -21,6 +21,7 @@ from rankwise.optim.arguments import (
     check_options,
 )
 from rankwise.optim.batches import Batches
+from rankwise.optim.continuing import check_parts, check_saved_ranks, saved_parts
 from rankwise.optim.layers import NamedLayer, param_groups, trainable_layers
 from rankwise.optim.ownership import Version, check_untouched, claim, record
 from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
@@ -263,41 +264,17 @@ class Optimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from `state_dict`; load the model first, for its ranks must be those saved."""
-        own = state_dict.get("rankwise")
-        if own is None:
-            raise ValueError(
-                "`state_dict` is not from a rankwise.Optimizer: it has no 'rankwise' entry"
-            )
-        for part in ("rule", "integrator", "control"):
-            name = type(getattr(self, part)).__name__
-            if own.get(part) != name:
-                raise ValueError(
-                    f"`state_dict` is from an optimizer with {part} {own.get(part)}, this one has "
-                    f"{name}"
-                )
+        own = saved_parts(state_dict)
+        check_parts(own, rule=self.rule, integrator=self.integrator, control=self.control)
         super().load_state_dict(state_dict)
         self.steps, self.skipped = own["steps"], own["skipped"]
         self._versions.clear()
-        for name, layer in self.layers:
-            momentum = self.state[layer.U].get("momentum") if layer.U in self.state else None
-            if momentum is None:
-                continue
-            # `K`, `L` have the columns of `U`, `V`.
-            saved = tuple(t.shape[1] for t in momentum[: len(layer.ranks)])
-            if saved != layer.ranks:
-                raise ValueError(
-                    f"layer {name!r} has rank {_text(layer.ranks)}, but the optimizer was saved "
-                    f"with rank {_text(saved)}. Load the model that was saved with it first."
-                )
+        check_saved_ranks(self.layers, self.state)
 
 
 def _all_finite(gradients: list[Tensor]) -> bool:
     largest = torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))
     return bool(largest.isfinite())
-
-
-def _text(ranks: tuple[int, ...]) -> str:
-    return " x ".join(map(str, ranks))
 
 
 def _decay(groups: Iterable[dict[str, Any]]) -> float:

@@ -41,13 +41,19 @@ def pretrained_classifier(source: str | Path, classes: int, seed: int) -> Pretra
 
     Raises ImportError without transformers, ValueError if there is no such model.
     """
+    encoder, tokenizer = load_encoder(source)
+    torch.manual_seed(seed)
+    return Pretrained(Classifier(encoder, encoder.config.hidden_size, classes), tokenizer)
+
+
+def load_encoder(source: str | Path) -> tuple[Any, Any]:
+    """An encoder and its tokenizer, which pads; errors as of `load_pretrained`."""
     encoder, tokenizer = load_pretrained(source, "AutoModel")
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ValueError(f"the tokenizer of {str(source)!r} has no padding token")
         tokenizer.pad_token = tokenizer.eos_token
-    torch.manual_seed(seed)
-    return Pretrained(Classifier(encoder, encoder.config.hidden_size, classes), tokenizer)
+    return encoder, tokenizer
 
 
 def load_pretrained(source: str | Path, kind: str) -> tuple[Any, Any]:

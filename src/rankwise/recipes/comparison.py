@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rankwise.recipes.classifier import Score
 from rankwise.recipes.images import Images
 from rankwise.surgery.layers import low_rank_layers
+from rankwise.surgery.places import call
 from rankwise.surgery.shrink import shrink
 
 BATCHES = (1, 32)
@@ -36,10 +37,10 @@ def score(model: nn.Module, data: Images) -> Score:
 
 
 @torch.no_grad()
-def flops_per_image(model: nn.Module, image: Tensor) -> int:
+def flops(model: nn.Module, example: Any) -> int:
     """Floating-point operations of all maps, two for a product and a sum."""
     with FlopCounterMode(display=False) as counter:
-        model(image[None])
+        call(model, example)
     return counter.get_total_flops()
 
 
@@ -74,7 +75,7 @@ def measured(models: dict[str, nn.Module], data: Images, files: dict[str, Path])
     }
     return {
         name: {
-            "flops_per_image": flops_per_image(model, data.test[0]),
+            "flops_per_image": flops(model, data.test[:1]),
             "bytes": files[name].stat().st_size,
             "latency": {str(rows): times[rows][i] for rows in BATCHES},
         }

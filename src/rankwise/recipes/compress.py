@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.flop_counter import FlopCounterMode
 
 from rankwise.io.atomic import write_text
 from rankwise.io.card import Card, Measurement
 from rankwise.io.checkpoint import load, save
 from rankwise.io.plain import save_plain
 from rankwise.optim.optimizer import Optimizer
-from rankwise.recipes.comparison import latencies
+from rankwise.recipes.comparison import flops, latencies
 from rankwise.recipes.compress_options import CompressOptions
 from rankwise.recipes.compress_table import table_of
 from rankwise.recipes.cuts import Cut, make_cut
@@ -69,15 +68,13 @@ def compress(asked: CompressOptions, watcher: Watcher) -> Outcome:
     original = subject.model.to(device)
     if not options.resume:
         begin(options, (CUT, FACTORS, TABLE, FIGURE, PLAN, CHECKPOINT, HISTORY))
-    plan = options.output / PLAN
     cut, model = _cut_model(subject, original, options, watcher)
-    if not plan.exists():
-        planned = plan_factorize(original, rank=cut.ranks, example=subject.example(1))
-        write_text(plan, f"{planned}\n")
     history = _heal(subject, original, model, options, watcher)
     watcher.say("measuring")
     small = shrink(model).cpu().eval()
-    metrics = _metrics(options, subject, original.cpu(), small, cut, history)
+    planned = plan_factorize(original.cpu(), rank=cut.ranks, example=subject.example(1))
+    write_text(options.output / PLAN, f"{planned}\n")
+    metrics = _metrics(options, subject, original, small, cut, history)
     _write(options, subject, small, metrics, cut, history)
     return Outcome(metrics, history, options.output)
 
@@ -141,9 +138,7 @@ def _heal(
 ) -> list[Line]:
     if options.heal_steps == 0:
         return []
-    weight = options.distill if options.distill is not None else 0.5
-    if not subject.has_labels:
-        weight = 1.0
+    weight = subject.distill if options.distill is None else options.distill
     # Second moments of the first few batches are rough: no step is longer than the rate says.
     optimizer = Optimizer(model, lr=options.lr, max_step=options.lr)
     run = Run(
@@ -188,7 +183,7 @@ def _metrics(
     found: dict[str, Any] = {
         name: {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "flops": _flops(model, subject.example(1)),
+            "flops": flops(model, subject.example(1)),
             "bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
             "latency": {str(rows): times[rows][i] for rows in BATCHES},
         }
@@ -202,9 +197,7 @@ def _metrics(
         "keep": cut.keep,
         "ranks": cut.ranks,
         "curve": cut.curve,
-        "heal_loss": statistics.fmean(line["loss"] for line in history[-TAIL:])
-        if history
-        else None,
+        "heal_loss": _tail_mean(history),
         "heal_seconds": sum(line["seconds"] for line in history),
         "steps": len(history),
         "peak_memory_bytes": peak_memory(),
@@ -216,13 +209,6 @@ def _metrics(
 
 def _tail_mean(history: list[Line]) -> float | None:
     return statistics.fmean(line["loss"] for line in history[-TAIL:]) if history else None
-
-
-@torch.no_grad()
-def _flops(model: nn.Module, example: Any) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call(model, example)
-    return counter.get_total_flops()
 
 
 def _write(

@@ -42,7 +42,7 @@ class CompressOptions:
     """Steps of training the factors afterwards; 0 for none."""
     distill: float | None = None
     """Weight of what the original says beside the data's own labels while healing, in [0, 1]
-    [0.5, and 1 where there are no labels]."""
+    [0.5; an encoder has no labels]."""
     lr: float = 1e-3
     """Learning rate of the factors: relative change of a weight in a step."""
     batch_size: int = 16

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rankwise.compress.calibration import Calibration, calibrate
 from rankwise.compress.trial import cut_weights, least_keep
@@ -52,7 +52,6 @@ def make_cut(
     batches = calibration_batches(subject, options)
     select = list(options.select) or subject.select
     torch.manual_seed(options.seed)
-    watcher.expect(len(batches))
     found = calibrate(
         model,
         (to_device(batch, model) for batch in batches),
@@ -70,7 +69,8 @@ def make_cut(
     keep = options.share
     if options.tolerance is not None:
         watcher.say("looking for the least share")
-        keep = _share_within(subject, model, batches, ranks_of, init, options.tolerance)
+        least = 0.0 if options.plain else found.least_share(price)
+        keep = _share_within(subject, model, batches, ranks_of, init, options.tolerance, least)
     watcher.say("measuring the original")
     cut = Cut(
         keep=keep,
@@ -110,7 +110,7 @@ def _curve(
     watcher: Watcher,
 ) -> dict[str, dict[str, float]]:
     curve: dict[str, dict[str, float]] = {"plain": {}, "calibrated": {}}
-    for keep in KEEPS:
+    for keep in (keep for keep in KEEPS if keep >= found.least_share()):
         watcher.say(f"measuring at {keep:.0%}")
         ways: Sequence[tuple[str, dict[str, int], Init]] = (
             ("plain", uniform_ranks(shapes, keep), TruncatedSVD()),
@@ -130,22 +130,21 @@ def _share_within(
     ranks_of: Callable[[float], dict[str, int]],
     init: Init,
     tolerance: float,
+    least: float,
 ) -> float:
     """The least share at which the calibration rows lose no more than that."""
     model.eval()
-    originals: list[Tensor | None] = [None] * len(batches)
-    if not subject.has_labels:
-        originals = [subject.output(model, to_device(batch, model)) for batch in batches]
+    references = [subject.reference(model, to_device(batch, model)) for batch in batches]
 
     def loss() -> float:
         total = 0.0
-        for batch, original in zip(batches, originals, strict=True):
+        for batch, reference in zip(batches, references, strict=True):
             batch = to_device(batch, model)
-            total += float(subject.lost(subject.output(model, batch), original, batch))
+            total += float(subject.loss(subject.output(model, batch), reference, batch))
         return total / len(batches)
 
     def at(keep: float) -> float:
         with cut_weights(model, ranks_of(keep), init):
             return loss()
 
-    return least_keep(at, most=subject.limit(loss(), tolerance))
+    return least_keep(at, most=subject.limit(loss(), tolerance), least=least)

@@ -36,7 +36,7 @@ class Embedder(nn.Module):
 class EncoderSubject(Subject):
     """An encoder and texts; with labels, a linear probe on the original's embeddings too."""
 
-    has_labels = False
+    distill = 1.0
 
     def __init__(
         self, name: str, encoder: nn.Module, tokenizer: Any, data: Dataset, max_length: int
@@ -58,8 +58,13 @@ class EncoderSubject(Subject):
     def sampled_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return sampled_square_error(self.output(model, to_device(batch, model)))
 
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        raise NotImplementedError("an encoder has no labels")
+    def reference(self, original: nn.Module, batch: Batch) -> Tensor | None:
+        return self.output(original, batch)
+
+    def loss(self, output: Tensor, reference: Tensor | None, batch: Batch) -> Tensor:
+        """There are no labels: the distance to the original is all there is."""
+        assert reference is not None
+        return self.distance(output, reference)
 
     def distance(self, output: Tensor, original: Tensor) -> Tensor:
         """`1 - cos`, half the square distance of embeddings of length one."""
@@ -74,10 +79,6 @@ class EncoderSubject(Subject):
             said = (found @ self._probe).argmax(1)
             result["probe accuracy"] = float((said == labels).float().mean())
         return result
-
-    def lost(self, output: Tensor, original: Tensor | None, batch: Batch) -> Tensor:
-        assert original is not None
-        return self.distance(output, original)
 
     def limit(self, before: float, tolerance: float) -> float:
         """An encoder is no distance from itself: here the tolerance is the distance."""

@@ -37,7 +37,7 @@ class ImageSubject(Subject):
     def sampled_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return sampled_cross_entropy(self.output(model, to_device(batch, model)))
 
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+    def loss(self, output: Tensor, reference: Tensor | None, batch: Batch) -> Tensor:
         return nn.functional.cross_entropy(output.float(), batch["labels"])
 
     def distance(self, output: Tensor, original: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class LanguageSubject(Subject):
     def sampled_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return sampled_cross_entropy(self.output(model, to_device(batch, model)))
 
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+    def loss(self, output: Tensor, reference: Tensor | None, batch: Batch) -> Tensor:
         following = batch["input_ids"][:, 1:][batch["attention_mask"][:, 1:].bool()]
         return nn.functional.cross_entropy(output.float(), following)
 
@@ -73,7 +73,7 @@ class LanguageSubject(Subject):
         for start in range(0, len(held_out), 4):
             batch = to_device(padded(held_out[start : start + 4]), model)
             output = self.output(model, batch)
-            total += float(self.loss(output, batch)) * len(output)
+            total += float(self.loss(output, None, batch)) * len(output)
             tokens += len(output)
         model.train(training)
         return {"loss": total / tokens, "perplexity": float(torch.tensor(total / tokens).exp())}

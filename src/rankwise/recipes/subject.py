@@ -19,7 +19,7 @@ class Subject(ABC):
         model: the trained original.
         select: which of its layers may become low rank, see `rankwise.surgery.select`.
         rows: number of rows to calibrate and heal with.
-        has_labels: whether there is a loss beside the distance to the original.
+        distill: weight of the distance to the original in healing, unless a user says otherwise.
         curve_rows: number of held-out rows on which the curve over compression is measured.
     """
 
@@ -27,7 +27,7 @@ class Subject(ABC):
     model: nn.Module
     select: Any
     rows: int
-    has_labels: bool = True
+    distill: float = 0.5
     curve_rows: int = 300
 
     @abstractmethod
@@ -42,9 +42,13 @@ class Subject(ABC):
     def sampled_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """A loss whose gradients are the Fisher information, see `rankwise.compress.fisher`."""
 
+    def reference(self, original: nn.Module, batch: Batch) -> Tensor | None:
+        """What `loss` needs of the original; None where a batch has labels."""
+        return None
+
     @abstractmethod
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """The loss by the labels of a batch."""
+    def loss(self, output: Tensor, reference: Tensor | None, batch: Batch) -> Tensor:
+        """What the model is for, a mean over rows."""
 
     @abstractmethod
     def distance(self, output: Tensor, original: Tensor) -> Tensor:
@@ -58,12 +62,8 @@ class Subject(ABC):
     def example(self, rows: int) -> Any:
         """An input of that many rows, as the model takes it."""
 
-    def lost(self, output: Tensor, original: Tensor | None, batch: Batch) -> Tensor:
-        """What `--tolerance` is about."""
-        return self.loss(output, batch)
-
     def limit(self, before: float, tolerance: float) -> float:
-        """The highest value of `lost` within a tolerance."""
+        """The highest value of `loss` within a tolerance."""
         return (1.0 + tolerance) * before
 
     def inner(self, model: nn.Module) -> nn.Module:
@@ -85,16 +85,17 @@ def to_device(batch: Batch, model: nn.Module) -> Batch:
 
 
 def healing_loss(
-    subject: Subject, model: nn.Module, original: nn.Module | None, batch: Batch, weight: float
+    subject: Subject, model: nn.Module, original: nn.Module, batch: Batch, weight: float
 ) -> Tensor:
-    """`(1 - weight) loss by labels + weight distance to the original`; both means over rows."""
+    """`(1 - weight) loss + weight distance to the original`; both means over rows."""
     batch = to_device(batch, model)
     output = subject.output(model, batch)
     total = output.new_zeros(())
     if weight < 1.0:
-        total = total + (1.0 - weight) * subject.loss(output, batch)
+        with torch.no_grad():
+            reference = subject.reference(original, batch)
+        total = total + (1.0 - weight) * subject.loss(output, reference, batch)
     if weight > 0.0:
-        assert original is not None
         with torch.no_grad():
             said = subject.output(original, batch)
         total = total + weight * subject.distance(output, said)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.recipes.builtin import minilm_folder, movie_reviews
-from rankwise.recipes.classifier import load_pretrained
+from rankwise.recipes.classifier import load_encoder, load_pretrained
 from rankwise.recipes.compress_options import CompressOptions
 from rankwise.recipes.encoder_subject import EncoderSubject, text_rows
 from rankwise.recipes.examples import Dataset, Example, split
@@ -51,7 +51,7 @@ def _images(model: str, options: CompressOptions) -> Subject:
 
 
 def _encoder(name: str, source: str | Path, options: CompressOptions) -> Subject:
-    encoder, tokenizer = load_pretrained(source, "AutoModel")
+    encoder, tokenizer = load_encoder(source)
     if options.data is None:
         data, length = movie_reviews(options.seed), BUILTIN_LENGTH
     else:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankwise.io.atomic import replacing
-from rankwise.report.figure import BLUE, GREY, INSTALL, ORANGE, plain, rank_table
+from rankwise.report.canvas import canvas, write_png
+from rankwise.report.figure import BLUE, GREY, ORANGE, plain, rank_table
 
 GREEN = "#009e73"
 WAYS = {"plain": ("truncated SVD, all layers alike", ORANGE), "calibrated": ("calibrated", BLUE)}
@@ -31,19 +31,14 @@ def draw_compression(
     Raises:
         ImportError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"pictures need matplotlib: {INSTALL}") from error
     kept = {name: _kept(metrics["ranks"].get(name), shapes[name]) for name in shapes}
     kinds, blocks, _ = rank_table(dict.fromkeys(shapes, 1))
-    figure = Figure(figsize=(14, max(4.6, 2.2 + 0.3 * len(kinds))), layout="constrained", dpi=120)
+    figure = canvas(14, max(4.6, 2.2 + 0.3 * len(kinds)))
     axes: Any = figure.subplots(1, 3, width_ratios=(1, 1.25, 1))
     _draw_spectra(axes[0], spectra, metrics["ranks"], kept)
     _draw_kept(axes[1], metrics["ranks"], kept)
     _draw_curve(axes[2], metrics)
-    with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, format="png")
+    write_png(figure, path)
 
 
 def _kept(rank: int | None, shape: tuple[int, int]) -> float:

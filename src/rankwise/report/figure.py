@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankwise.io.atomic import replacing
+from rankwise.report.canvas import canvas, write_png
 
-INSTALL = 'pip install "rankwise[finetune]"'
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"
 SMOOTH = 15
 
@@ -25,21 +24,16 @@ def draw_run(
     Raises:
         ImportError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"pictures need matplotlib: {INSTALL}") from error
     kinds, blocks, table = rank_table(metrics["ranks"])
     height = max(4.2, 1.6 + 0.42 * len(kinds))
-    figure = Figure(figsize=(12.5, height), layout="constrained", dpi=120)
+    figure = canvas(12.5, height)
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.25, 1))
     left, right = halves
     _draw_ranks(left.subplots(), kinds, blocks, table)
     loss, size = right.subplots(2, 1, sharex=True)
     _draw_loss(loss, history, metrics)
     _draw_size(size, history)
-    with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, format="png")
+    write_png(figure, path)
 
 
 def rank_table(

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rankwise.io.atomic import replacing
-from rankwise.report.figure import INSTALL, running_mean
+from rankwise.report.canvas import canvas, write_png
+from rankwise.report.figure import running_mean
 
 COLOURS = ("#d55e00", "#e69f00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#999999")
 
@@ -28,11 +28,7 @@ def draw_study(problem: str, traces: Sequence[Traced], path: Path) -> None:
     Raises:
         ImportError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"pictures need matplotlib: {INSTALL}") from error
-    figure = Figure(figsize=(12, 7.5), layout="constrained", dpi=110)
+    figure = canvas(12, 7.5, dpi=110)
     axes: Any = figure.subplots(2, 2)
     (per_gradient, per_second), (stationarity, last) = axes
     noisy = any(trace.accuracy is not None for trace in traces)
@@ -64,5 +60,4 @@ def draw_study(problem: str, traces: Sequence[Traced], path: Path) -> None:
     if not adaptive:
         last.invert_yaxis()
     per_gradient.legend(frameon=False, fontsize=9)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    write_png(figure, path)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankwise.io.atomic import replacing
-from rankwise.report.figure import BLUE, GREY, INSTALL, ORANGE, plain, running_mean
+from rankwise.report.canvas import canvas, write_png
+from rankwise.report.figure import BLUE, GREY, ORANGE, plain, running_mean
 
 NAMES = {"low_rank": "low rank", "dense": "dense"}
 COLOURS = {"low_rank": BLUE, "dense": ORANGE}
@@ -28,19 +28,14 @@ def draw_training(
     Raises:
         ImportError: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"pictures need matplotlib: {INSTALL}") from error
     height = max(5.0, 1.5 + 0.3 * min(MOST_LABELS, len(metrics["ranks"])))
-    figure = Figure(figsize=(12.5, height), layout="constrained", dpi=120)
+    figure = canvas(12.5, height)
     halves: Any = figure.subfigures(1, 2, width_ratios=(1, 1.25))
     _draw_ranks(halves[0].subplots(), metrics)
     loss, size = halves[1].subplots(2, 1, sharex=True)
     _draw_loss(loss, metrics, histories)
     _draw_size(size, metrics, histories)
-    with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, format="png")
+    write_png(figure, path)
 
 
 def _draw_ranks(axes: Any, metrics: Mapping[str, Any]) -> None:

@@ -52,18 +52,15 @@ class DenseMap(ABC):
         return m, n
 
     @property
-    def is_matrix(self) -> bool:
-        """Whether its low-rank form is `U S V^T`."""
-        return True
+    def width(self) -> int:
+        """Length of a vector that the layer puts out."""
+        return self.shape[0]
 
     @property
-    def looked_up(self) -> bool:
-        """Whether rows of `W` are read instead of multiplied, which costs nothing."""
-        return False
-
-    @abstractmethod
-    def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        """`X` (rows, n) and `D` (rows, m) with the gradient `D^T X` of `W`."""
+    def products(self) -> int:
+        """Multiplications in one place."""
+        m, n = self.shape
+        return m * n
 
     def thin_numel(self, rank: int) -> int:
         """Numbers in the form that runs at that rank."""
@@ -85,6 +82,18 @@ class DenseMap(ABC):
     @abstractmethod
     def low_rank(self, factors: Any) -> LowRankModule:
         """The layer with these factors in place of `W`, all else the same."""
+
+
+class RowMap(DenseMap):
+    """One whose `W` multiplies rows and becomes `U S V^T`, as a calibration needs."""
+
+    def items(self, t: Tensor) -> Tensor:
+        """An input or output with its items (images, sequences, rows) along the first axis."""
+        return t
+
+    @abstractmethod
+    def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """`X` (rows, n) and `D` (rows, m) with the gradient `D^T X` of `W`."""
 
 
 REGISTRY: dict[type[nn.Module], type[DenseMap]] = {}
@@ -109,7 +118,7 @@ def dense_map(module: nn.Module) -> DenseMap | None:
 
 
 @register(nn.Linear)
-class LinearMap(DenseMap):
+class LinearMap(RowMap):
     """`nn.Linear`."""
 
     def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +141,7 @@ class TransposedLinearMap(LinearMap):
 
 
 class ConvolutionMap(DenseMap):
-    """A convolution, its kernel as the matrix (out, in * places)."""
+    """A convolution of one group that pads with zeros."""
 
     @property
     def obstacle(self) -> str:
@@ -163,8 +172,11 @@ class ConvolutionMap(DenseMap):
 
 
 @register(nn.Conv2d)
-class Conv2dMap(ConvolutionMap):
-    """`nn.Conv2d`."""
+class Conv2dMap(ConvolutionMap, RowMap):
+    """`nn.Conv2d`, its kernel as the matrix (out, in * kh * kw)."""
+
+    def items(self, t: Tensor) -> Tensor:
+        return t if t.ndim == 4 else t[None]
 
     def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         return patches(x, Geometry(**self.moves())), places(dy)  # type: ignore[arg-type]
@@ -174,8 +186,11 @@ class Conv2dMap(ConvolutionMap):
 
 
 @register(nn.Conv1d)
-class Conv1dMap(ConvolutionMap):
-    """`nn.Conv1d`."""
+class Conv1dMap(ConvolutionMap, RowMap):
+    """`nn.Conv1d`, its kernel as the matrix (out, in * k)."""
+
+    def items(self, t: Tensor) -> Tensor:
+        return t if t.ndim == 3 else t[None]
 
     def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         flat = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
@@ -192,8 +207,6 @@ class Conv1dMap(ConvolutionMap):
 class EmbeddingMap(DenseMap):
     """`nn.Embedding`: `W` (entries, width) as an output layer with tied weights has it."""
 
-    looked_up = True
-
     @property
     def obstacle(self) -> str:
         for name in ("max_norm", "scale_grad_by_freq", "sparse"):
@@ -202,8 +215,14 @@ class EmbeddingMap(DenseMap):
                 return f"{name}={value}: not for a table in factors"
         return ""
 
-    def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("an embedding meets no rows but its own entries")
+    @property
+    def width(self) -> int:
+        return self.shape[1]
+
+    @property
+    def products(self) -> int:
+        """None: rows of `W` are looked up."""
+        return 0
 
     def thin_products(self, rank: int) -> int:
         return rank * self.shape[1]

@@ -1,11 +1,9 @@
 """What becomes of every layer of a model in low rank, and what it saves."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rankwise.surgery.select import collapse
-from rankwise.surgery.text import aligned
+from rankwise.surgery.text import aligned, grouped, title
 
 
 class FactorizedLayer(NamedTuple):
@@ -56,7 +54,7 @@ class Factorization:
 
     def __str__(self) -> str:
         header = ("layer", "count", "kind", "shape", "rank", "weights", "to", "")
-        rows = [header, *(_row(group) for group in _groups(self.layers))]
+        rows = [header, *(_row(group) for group in grouped(self.layers))]
         return "\n".join([*aligned(rows, right={1, 4, 5, 6}), "", *self._totals()])
 
     def _totals(self) -> list[str]:
@@ -77,18 +75,10 @@ def _fewer(before: int, after: int) -> str:
     return f", {abs(change):.1%} {'fewer' if change <= 0 else 'more'}"
 
 
-def _groups(layers: Iterable[FactorizedLayer]) -> list[list[FactorizedLayer]]:
-    """Layers that differ by an index only are one row."""
-    groups: dict[tuple[object, ...], list[FactorizedLayer]] = {}
-    for layer in layers:
-        groups.setdefault((collapse(layer.name), *layer[1:]), []).append(layer)
-    return list(groups.values())
-
-
 def _row(group: list[FactorizedLayer]) -> tuple[str, ...]:
     first, count = group[0], len(group)
     return (
-        (collapse(first.name) if count > 1 else first.name) or "(the model itself)",
+        title(group),
         str(count),
         first.kind,
         "x".join(map(str, first.shape)),

@@ -10,7 +10,7 @@ from rankwise.nn.attention import SplitAttention
 from rankwise.nn.conv import LowRankConv2d
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.nn.tucker import TuckerConv2d
-from rankwise.surgery.dense_map import Conv2dMap, DenseMap
+from rankwise.surgery.dense_map import Conv2dMap, ConvolutionMap, DenseMap
 from rankwise.surgery.factorization import Factorization, FactorizedLayer
 from rankwise.surgery.init import Init, TruncatedSVD
 from rankwise.surgery.layers import replace_
@@ -20,7 +20,7 @@ from rankwise.surgery.select import Select, choose, listing
 from rankwise.surgery.sites import Found, Site, find_sites
 from rankwise.surgery.tucker_map import TuckerMap
 
-CONVOLUTIONS: dict[type[LowRankModule], type[Conv2dMap]] = {
+CONVOLUTIONS: dict[type[LowRankModule], type[ConvolutionMap]] = {
     LowRankConv2d: Conv2dMap,
     TuckerConv2d: TuckerMap,
 }
@@ -175,11 +175,11 @@ def _layer(site: Site, rank: int, reason: str, places: int, counted: set[int]) -
     counted.add(id(site.map.weight))
     weights = m * n if first else 0
     kept = site.map.thin_numel(rank) if first and rank else weights
-    products = 0 if site.map.looked_up else m * n * places
+    products = site.map.products * places
     products_kept = site.map.thin_products(rank) * places if rank else products
     notes = [f"also named {', '.join(site.names[1:])}"] if len(site.names) > 1 else []
     notes += [f"one weight with {', '.join(site.shared)}"] if site.shared else []
-    notes += ["a lookup was free of products"] if site.map.looked_up and rank else []
+    notes += ["a lookup was free of products"] if rank and not site.map.products else []
     return FactorizedLayer(
         site.name, kind, (m, n), rank, weights, kept, products, products_kept, reason,
         "; ".join(notes),

@@ -18,8 +18,8 @@ def count_places(model: nn.Module, found: Found, example: Any) -> dict[str, int]
     for site in found.sites:
         if site.map is not None:
             counts[site.name] = 0
-            width = site.map.shape[1 if site.map.looked_up else 0]
-            hooks.append(site.module.register_forward_hook(_counter(counts, site.name, width)))
+            counter = _counter(counts, site.name, site.map.width)
+            hooks.append(site.module.register_forward_hook(counter))
     try:
         with watchable(model, found):
             call(model, example)

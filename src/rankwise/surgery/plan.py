@@ -11,8 +11,8 @@ from rankwise.nn.base import is_linear, linear_shape
 from rankwise.nn.factored import Factored
 from rankwise.surgery.count import factor_parameters
 from rankwise.surgery.layers import Layer, obstacle, parametric_layers
-from rankwise.surgery.select import Select, choose, collapse
-from rankwise.surgery.text import aligned
+from rankwise.surgery.select import Select, choose
+from rankwise.surgery.text import aligned, grouped, title
 from rankwise.surgery.train import DenseParameter, dense_parameters
 
 
@@ -60,7 +60,7 @@ class Plan:
 
     def __str__(self) -> str:
         header = ("layer", "count", "kind", "shape", "rank", "parameters", "")
-        rows = [header, *(_row(group) for group in _groups(self.layers))]
+        rows = [header, *(_row(group) for group in grouped(self.layers))]
         return "\n".join([*aligned(rows, right={1, 4, 5}), "", *self._totals()])
 
     def _totals(self) -> list[str]:
@@ -184,18 +184,10 @@ def _sharing(found: list[Layer]) -> dict[str, list[str]]:
     return {name: [o for o in names if o != name] for names in together for name in names}
 
 
-def _groups(layers: tuple[PlannedLayer, ...]) -> list[list[PlannedLayer]]:
-    """Layers that differ by an index only are one row."""
-    groups: dict[tuple[object, ...], list[PlannedLayer]] = {}
-    for layer in layers:
-        groups.setdefault((collapse(layer.name), *layer[1:]), []).append(layer)
-    return list(groups.values())
-
-
 def _row(group: list[PlannedLayer]) -> tuple[str, ...]:
     first, count = group[0], len(group)
     return (
-        (collapse(first.name) if count > 1 else first.name) or "(the model itself)",
+        title(group),
         str(count),
         first.kind,
         "x".join(map(str, first.shape)),

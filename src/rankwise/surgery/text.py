@@ -1,6 +1,11 @@
-"""Tables as plain text."""
+"""Tables of layers as plain text."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
+from typing import Any, TypeVar
+
+from rankwise.surgery.select import collapse
+
+Named = TypeVar("Named", bound=tuple[Any, ...])
 
 
 def aligned(rows: Sequence[Sequence[str]], *, right: Container[int]) -> list[str]:
@@ -13,3 +18,17 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Container[int]) -> list[str
         ).rstrip()
         for row in rows
     ]
+
+
+def grouped(layers: Iterable[Named]) -> list[list[Named]]:
+    """Tuples that begin with a layer's name; those that differ by an index only together."""
+    groups: dict[tuple[object, ...], list[Named]] = {}
+    for layer in layers:
+        groups.setdefault((collapse(layer[0]), *layer[1:]), []).append(layer)
+    return list(groups.values())
+
+
+def title(group: Sequence[tuple[Any, ...]]) -> str:
+    """One name for all layers of a group."""
+    name: str = group[0][0]
+    return (collapse(name) if len(group) > 1 else name) or "(the model itself)"

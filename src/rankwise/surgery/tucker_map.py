@@ -5,13 +5,11 @@ import torch
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.nn.tucker import TuckerConv2d
 from rankwise.numerics.tucker import Tucker, hosvd, variance_preserving_tucker
-from rankwise.surgery.dense_map import Conv2dMap
+from rankwise.surgery.dense_map import ConvolutionMap
 
 
-class TuckerMap(Conv2dMap):
+class TuckerMap(ConvolutionMap):
     """`nn.Conv2d` for `TuckerConv2d`; one number is the rank of both modes, where they allow it."""
-
-    is_matrix = False
 
     def ranks(self, rank: int) -> tuple[int, int]:
         """`(p, q)`: clipped to the channels, and to `p <= q kh kw`, `q <= p kh kw`."""
@@ -47,7 +45,7 @@ class TuckerMap(Conv2dMap):
             like=self.weight.new_empty(0),
         )
 
-    def low_rank(self, factors: Tucker) -> LowRankModule:  # type: ignore[override]
+    def low_rank(self, factors: Tucker) -> LowRankModule:
         moves = self.moves()
         del moves["kernel_size"]
         return TuckerConv2d(factors, bias=self.module.bias, **moves)  # type: ignore[arg-type]

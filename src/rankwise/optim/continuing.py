@@ -1,0 +1,48 @@
+"""What a saved state of an optimizer must agree with, for the run to go on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rankwise.optim.layers import NamedLayer
+
+
+def saved_parts(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Optimizer.state_dict` adds to torch's; ValueError where that is missing."""
+    own: dict[str, Any] | None = state_dict.get("rankwise")
+    if own is None:
+        raise ValueError(
+            "`state_dict` is not from a rankwise.Optimizer: it has no 'rankwise' entry"
+        )
+    return own
+
+
+def check_parts(own: Mapping[str, Any], **parts: object) -> None:
+    """ValueError unless rule, integrator and control are of the types that were saved."""
+    for part, value in parts.items():
+        name = type(value).__name__
+        if own.get(part) != name:
+            raise ValueError(
+                f"`state_dict` is from an optimizer with {part} {own.get(part)}, this one has "
+                f"{name}"
+            )
+
+
+def check_saved_ranks(layers: list[NamedLayer], state: Mapping[Tensor, Any]) -> None:
+    """ValueError unless momentum is of the ranks that the layers have."""
+    for name, layer in layers:
+        momentum = state[layer.U].get("momentum") if layer.U in state else None
+        if momentum is None:
+            continue
+        # `K`, `L` have the columns of `U`, `V`.
+        saved = tuple(t.shape[1] for t in momentum[: len(layer.ranks)])
+        if saved != layer.ranks:
+            raise ValueError(
+                f"layer {name!r} has rank {_text(layer.ranks)}, but the optimizer was saved with "
+                f"rank {_text(saved)}. Load the model that was saved with it first."
+            )
+
+
+def _text(ranks: tuple[int, ...]) -> str:
+    return " x ".join(map(str, ranks))
