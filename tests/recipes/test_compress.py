@@ -15,9 +15,13 @@ from rankwise.recipes import training
 from rankwise.recipes.compress import Outcome, compress
 from rankwise.recipes.compress_options import CompressOptions
 from rankwise.recipes.compress_table import table_of
+from rankwise.recipes.finetune import finetune
 from rankwise.recipes.history import Watcher
 from rankwise.recipes.images import read_images
 from rankwise.recipes.networks import network
+from rankwise.recipes.options import FinetuneOptions
+from rankwise.recipes.train import train_classifier
+from rankwise.recipes.train_options import TrainOptions
 
 SILENT = Watcher(say=lambda message: None, step=lambda line: None)
 STEPS = 6
@@ -335,3 +339,13 @@ def test_a_tolerance_that_everything_is_within_ends_at_the_least_share(classifie
     metrics = compress(asked, SILENT).metrics
     # One direction in each of the three layers is 1.3 % of them; a trial more would tell nothing.
     assert 0.013 < metrics["keep"] < 0.034
+
+
+def test_a_run_of_another_command_is_not_resumed(classifier):
+    asked = TrainOptions(data=classifier.data, steps=6, output=classifier.output, save_every=2)
+    with pytest.raises(Stop):
+        train_classifier(asked, crashing(3))
+    with pytest.raises(ValueError, match="is of another command: it has --dense"):
+        compress(with_(classifier, resume=True), SILENT)
+    with pytest.raises(ValueError, match="is of another command"):
+        finetune(FinetuneOptions(output=classifier.output, resume=True), SILENT)

@@ -93,7 +93,12 @@ def _resumed(asked: Asked) -> Asked:
         raise ValueError(f"{folder} holds no run to resume; start one without --resume")
     if (folder / METRICS).exists():
         raise ValueError(f"the run in {folder} is finished; see {folder / METRICS}")
-    saved: Asked = type(asked).from_json(json.loads(file.read_text(encoding="utf-8")))
+    written = json.loads(file.read_text(encoding="utf-8"))
+    foreign = sorted(written.keys() - asked.to_json().keys())
+    if foreign:
+        name = foreign[0].replace("_", "-")
+        raise ValueError(f"{file} is of another command: it has --{name}, unknown to this one")
+    saved: Asked = type(asked).from_json(written)
     differing = conflicts(asked, saved)
     if differing:
         raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")
