@@ -119,6 +119,9 @@ class Displaced(Protocol):
         """Singular values of each mode, descending."""
         ...
 
-    def cut_to(self, ranks: Sequence[int]) -> Any:
-        """The point nearby that has these ranks, one of each mode."""
+    def cut_to(self, ranks: Sequence[int], shaped: Callable[[Tensor], Tensor] = ...) -> Any:
+        """The point nearby that has these ranks, one of each mode.
+
+        In place of its descending singular values (of the first mode) it gets `shaped` of them.
+        """
         ...

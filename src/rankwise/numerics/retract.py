@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from rankwise.numerics.tangent import Tangent
 
 
+def whole(X: Tensor) -> Tensor:
+    """Take a displacement, or what is left of a spectrum, as it is."""
+    return X
+
+
 class Frame(NamedTuple):
     """Augmented bases `U_hat = [U, U~]` (m, r_u) and `V_hat = [V, V~]` (n, r_v); r_u, r_v <= 2r."""
 
@@ -31,8 +36,9 @@ class Spectrum(NamedTuple):
     def spectra(self) -> list[Tensor]:
         return [self.sigma]
 
-    def cut_to(self, ranks: Sequence[int]) -> Factors:
-        return cut(self, *ranks)
+    def cut_to(self, ranks: Sequence[int], shaped: Callable[[Tensor], Tensor] = whole) -> Factors:
+        (rank,) = ranks
+        return cut(self, rank, shaped)
 
 
 def frame_of(f: Factors, xi: "Tangent") -> Frame:
@@ -77,11 +83,6 @@ def decompose(frame: Frame, core: Tensor) -> Spectrum:
     return Spectrum(frame, *svd(core))
 
 
-def whole(core: Tensor) -> Tensor:
-    """Take a displacement as it is."""
-    return core
-
-
 def displaced(f: Factors, xi: "Tangent", take: Callable[[Tensor], Tensor] = whole) -> Spectrum:
     """`W - xi`, exact and not yet cut; `take` may scale and reshape the core of `xi` before."""
     frame = frame_of(f, xi)
@@ -89,10 +90,15 @@ def displaced(f: Factors, xi: "Tangent", take: Callable[[Tensor], Tensor] = whol
     return decompose(frame, embed(f.S, core) - core)
 
 
-def cut(s: Spectrum, rank: int) -> Factors:
-    """The best approximation of that rank: `S` diagonal, the error `||sigma[rank:]||`."""
+def cut(s: Spectrum, rank: int, shaped: Callable[[Tensor], Tensor] = whole) -> Factors:
+    """The best approximation of that rank: `S` diagonal, the error `||sigma[rank:]||`.
+
+    In place of what is left of `sigma` it gets `shaped(sigma)`.
+    """
     return Factors(
-        s.frame.U_hat @ s.P[:, :rank], torch.diag(s.sigma[:rank]), s.frame.V_hat @ s.Qh[:rank].mT
+        s.frame.U_hat @ s.P[:, :rank],
+        torch.diag(shaped(s.sigma[:rank])),
+        s.frame.V_hat @ s.Qh[:rank].mT,
     )
 
 

@@ -99,10 +99,11 @@ class TuckerSpectrum(NamedTuple):
     def spectra(self) -> list[Tensor]:
         return [self.sigma_first, self.sigma_second]
 
-    def cut_to(self, ranks: Sequence[int]) -> Tucker:
+    def cut_to(self, ranks: Sequence[int], shaped: Callable[[Tensor], Tensor] = whole) -> Tucker:
         """Sequentially truncated HOSVD; the error is at most the root of the sum of both tails.
 
-        A rank that the other mode, cut to its own, cannot fill is lowered to what it can.
+        A rank that the other mode, cut to its own, cannot fill is lowered to what it can. Its
+        output channels get the spectrum `shaped`, see `shape_first`.
         """
         places = self.core[0, 0].numel()
         p, q = ranks
@@ -112,7 +113,15 @@ class TuckerSpectrum(NamedTuple):
         rows = times_first(self.core, P.mT)
         untouched = p == self.P.shape[1]
         Q = self.Q[:, :q] if untouched else leading(second_mode(rows), q)
-        return Tucker(self.U_hat @ P, times_second(rows, Q.mT), self.V_hat @ Q)
+        new = Tucker(self.U_hat @ P, times_second(rows, Q.mT), self.V_hat @ Q)
+        return new if shaped is whole else shape_first(new, shaped)
+
+
+def shape_first(f: Tucker, shaped: Callable[[Tensor], Tensor]) -> Tucker:
+    """The singular values (p,) of mode 1 of the core replaced; zeros stay, having no direction."""
+    P, sigma = left_singular(first_mode(f.core))
+    factors = torch.where(sigma > 0, shaped(sigma) / sigma, 0.0)
+    return f._replace(core=times_first(f.core, (P * factors) @ P.mT))
 
 
 def tangent_at(f: Tucker, K: Tensor, L: Tensor, C: Tensor) -> TuckerTangent:

@@ -8,8 +8,9 @@ from torch import Tensor
 from rankwise.integrators.integrator import Integrator
 from rankwise.nn.factored import Factored
 from rankwise.optim.budget import Budget
+from rankwise.optim.conditioning import Conditioning
 from rankwise.optim.layers import NamedLayer
-from rankwise.optim.rank_rule import RankRule
+from rankwise.optim.rank_rule import CycledRank, RankRule
 from rankwise.optim.rate_free import RateFree
 from rankwise.optim.step_control import StepControl
 from rankwise.optim.update_rule import SGD, UpdateRule
@@ -57,6 +58,16 @@ def check_comparable(rank_rule: RankRule, layers: list[NamedLayer]) -> None:
         raise ValueError(
             "`Optimizer(rank_rule=Budget(...))` cannot compare adapters with layers that are low "
             "rank as a whole, and the model has both. Use `Tolerance`, which judges each by itself."
+        )
+
+
+def check_conditioning(conditioning: Conditioning | None, rank_rule: RankRule) -> None:
+    if conditioning is not None and conditioning.lifts and rank_rule.grows:
+        without = "`grow=0` or " if isinstance(rank_rule, CycledRank) else ""
+        raise ValueError(
+            f"`Optimizer(conditioning={conditioning!r})` would make every new direction as large "
+            f"as trained ones, and {type(rank_rule).__name__} lets layers gain some: use {without}"
+            "`FixedRank()`, or `SpreadPenalty`, which lifts them slowly"
         )
 
 

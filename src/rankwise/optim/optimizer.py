@@ -15,12 +15,14 @@ from rankwise.optim.arguments import (
     check_closure,
     check_combination,
     check_comparable,
+    check_conditioning,
     check_control,
     check_kind,
     check_layers,
     check_options,
 )
 from rankwise.optim.batches import Batches
+from rankwise.optim.conditioning import Conditioning, shaping
 from rankwise.optim.continuing import check_parts, check_saved_ranks, saved_parts
 from rankwise.optim.layers import NamedLayer, param_groups, trainable_layers
 from rankwise.optim.ownership import Version, check_untouched, claim, record
@@ -61,6 +63,8 @@ class Optimizer(torch.optim.Optimizer):
         max_step: no step moves a low-rank layer by more than this fraction of the Frobenius norm
             of its weight, > 0, by default 0.002; see `rankwise.optim.trust`. `float("inf")`: no
             limit. For steps by `lr` only.
+        conditioning: what keeps the singular values of each low-rank weight together, for
+            robustness: one of `rankwise.robust`, e.g. `SpreadPenalty(beta=0.1)`. None: nothing.
         groups: dicts with `params` (parameters, modules or their names) and options of their own
             (`lr`, `weight_decay`, `max_step`); what they leave out is in the last group.
 
@@ -81,6 +85,7 @@ class Optimizer(torch.optim.Optimizer):
         control: StepControl | None = None,
         weight_decay: float = 0.0,
         max_step: float | None = None,
+        conditioning: Conditioning | None = None,
         groups: Iterable[dict[str, Any]] = (),
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -93,15 +98,18 @@ class Optimizer(torch.optim.Optimizer):
         check_kind("rank_rule", rank_rule, RankRule)
         check_kind("integrator", integrator, Integrator)
         check_kind("control", control, StepControl)
+        check_kind("conditioning", conditioning, Conditioning)
         self.layers = trainable_layers(model)
         self.rule = Adam() if rule is None else rule
         self.rank_rule = FixedRank() if rank_rule is None else rank_rule
         self.integrator = ParallelBUG() if integrator is None else integrator
         self.control = Trust() if control is None else control
+        self.conditioning = conditioning
         groups = list(groups)
         check_combination(self.rule, self.integrator)
         check_control(self.control, {"max_step": max_step, "weight_decay": weight_decay}, groups)
         check_comparable(self.rank_rule, self.layers)
+        check_conditioning(conditioning, self.rank_rule)
         check_layers(self.rule, self.integrator, self.layers)
         self.steps = 0
         self.skipped = 0
@@ -214,16 +222,21 @@ class Optimizer(torch.optim.Optimizer):
     ) -> None:
         """Cut every layer to the ranks that the rank rule gives it, and carry momentum along."""
         points = [layer.factors() for _, layer in moving]
+        groups = self._groups_of(moving)
         candidates = [
             Candidates(sigma, mode.rank, mode.shape, layer.base is None, mode.cost)
             for f, end, (_, layer) in zip(points, ends, moving, strict=True)
             for sigma, mode in zip(end.spectra(), f.modes(), strict=True)
         ]
-        clock = Clock(self.steps, _decay(self._groups_of(moving)))
+        clock = Clock(self.steps, _decay(groups))
         ranks = iter(self.rank_rule.ranks(clock, candidates))
-        for (_, layer), old, xi, end in zip(moving, points, gradients, ends, strict=True):
-            new = end.cut_to([next(ranks) for _ in old.modes()])
-            self.rule.transport(old, new, xi, self.state[layer.U])
+        steps = zip(moving, points, gradients, ends, groups, strict=True)
+        for (_, layer), old, xi, end, group in steps:
+            state = self.state[layer.U]
+            rate = self.control.rate(state, group, relative=self.rule.relative)
+            shaped = shaping(self.conditioning, layer.scale, rate)
+            new = end.cut_to([next(ranks) for _ in old.modes()], shaped)
+            self.rule.transport(old, new, xi, state)
             layer.set_factors_(new)
 
     @torch.no_grad()

@@ -45,6 +45,11 @@ class Candidates(NamedTuple):
 class RankRule(ABC):
     """Decides the ranks of all layers after a step; has no state of its own."""
 
+    @property
+    def grows(self) -> bool:
+        """Whether a layer may gain directions."""
+        return True
+
     @abstractmethod
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         """The ranks to keep, at most `len(sigma)` each."""
@@ -53,6 +58,10 @@ class RankRule(ABC):
 @dataclass(frozen=True)
 class FixedRank(RankRule):
     """Every layer keeps its rank."""
+
+    @property
+    def grows(self) -> bool:
+        return False
 
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         return [layer.rank for layer in layers]
@@ -84,6 +93,10 @@ class CycledRank(RankRule):
         check_bounds(name, self.min_rank, self.max_rank)
         if not 0.0 <= self.rest <= 1.0:
             raise ValueError(f"`{name}(rest=...)` must be in [0, 1], got {self.rest}")
+
+    @property
+    def grows(self) -> bool:
+        return self.grow > 0
 
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         if clock.step % self.every == 0:

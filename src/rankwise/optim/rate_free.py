@@ -102,11 +102,17 @@ class RateFree(StepControl):
     ) -> Tensor | float:
         if relative:
             root = norm.clamp_min(SMALL) * state["taken"] ** 0.5
-        else:
-            # No sum of squares, which would overflow where a norm does not.
-            state["root"] = torch.hypot(state["before"], norm)
-            root = state["root"].clamp_min(torch.finfo(norm.dtype).tiny)
-        return state["farthest"] * (state["size"] * _course(group)) / root
+            return state["farthest"] * (state["size"] * _course(group)) / root
+        # No sum of squares, which would overflow where a norm does not.
+        state["root"] = torch.hypot(state["before"], norm)
+        return self.rate(state, group, relative=False)
+
+    def rate(self, state: State, group: dict[str, Any], *, relative: bool) -> Tensor:
+        farthest: Tensor = state["farthest"]
+        if relative:
+            return farthest * (_course(group) / state["taken"] ** 0.5)
+        root = state["root"].clamp_min(torch.finfo(state["root"].dtype).tiny)
+        return farthest * (state["size"] * _course(group)) / root
 
     def dense_step_(
         self, parameters: list[Tensor], state: dict[Tensor, State], group: dict[str, Any]

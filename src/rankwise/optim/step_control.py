@@ -53,6 +53,14 @@ class StepControl(ABC):
         """
 
     @abstractmethod
+    def rate(self, state: State, group: dict[str, Any], *, relative: bool) -> Tensor | float:
+        """What the step of a layer just taken multiplied its direction with, after `length`.
+
+        Relative to the weight for `relative` directions, and without regard to their norm: this is
+        the pace of what happens beside them.
+        """
+
+    @abstractmethod
     def dense_step_(
         self, parameters: list[Tensor], state: dict[Tensor, State], group: dict[str, Any]
     ) -> None:

@@ -49,6 +49,11 @@ class Trust(StepControl):
         longest = max_step * weight / peak
         return (longest / norm).clamp_max(unit) * lr
 
+    def rate(self, state: State, group: dict[str, Any], *, relative: bool) -> float:
+        # At its peak as large as the longest step at most: like steps, it forgives a high rate.
+        lr, peak = float(group["lr"]), float(group["peak_lr"])
+        return lr * min(1.0, group["max_step"] / peak) if peak > 0 else 0.0
+
     def dense_step_(
         self, parameters: list[Tensor], state: dict[Tensor, State], group: dict[str, Any]
     ) -> None:
