@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rankwise.robust import FGSM, L2, PGD, IteratedFGSM, Jitter, Linf, ScaledFGSM
-from rankwise.robust.objective import cross_entropy, jitter, margin
+from rankwise.robust.objective import cross_entropy, jitter, margin, right
 from victims import linear
 
 EPS = 0.3
@@ -93,8 +93,6 @@ def jitter_gradient(model, x, y):
 
 
 def test_margin_and_right_agree():
-    from rankwise.robust.objective import right
-
     model, x, y = problem(4)
     z = model(x)
     assert torch.equal(right(z, y), margin(z, y) < 0)

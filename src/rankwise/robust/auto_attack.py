@@ -115,8 +115,8 @@ class AutoAttack(Attack):
         setting = Setting(_package(), model, classes, self.steps, self.queries, common)
         attacks = [member(setting) for member in self.members]
         found = region.x.clone()
-        # They seed torch's own generators, all of them.
-        with torch.random.fork_rng(_cuda_devices()), torch.enable_grad():
+        # They seed torch's own generators.
+        with torch.random.fork_rng(_cuda_devices(region.x)), torch.enable_grad():
             for attack in attacks:
                 left = right(model(found), y).nonzero().squeeze(1)
                 if not len(left):
@@ -140,8 +140,11 @@ def _check_images(region: Region) -> None:
         )
 
 
-def _cuda_devices() -> list[int]:
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+def _cuda_devices(x: Tensor) -> set[int]:
+    """Where random numbers are drawn: they seed the present device, wherever `x` is."""
+    if not torch.cuda.is_available():
+        return set()
+    return {torch.cuda.current_device()} | ({x.device.index} if x.is_cuda else set())
 
 
 def _package() -> Any:
