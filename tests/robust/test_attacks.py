@@ -118,6 +118,15 @@ def test_calls_repeat(attack):
     assert torch.equal(b, c)
 
 
+@pytest.mark.parametrize("ball", [Linf(), L2()], ids=repr)
+def test_noise_is_on_the_surface_of_its_ball(ball):
+    x, y = images()
+    found = Noise(ball).perturb(network(), x, y, 0.2, bounds=None)
+    torch.testing.assert_close(ball.size(found - x), torch.full((12,), 0.2, dtype=x.dtype))
+    if ball == Linf():
+        torch.testing.assert_close((found - x).abs(), torch.full_like(x, 0.2))
+
+
 @pytest.mark.parametrize("attack", RANDOM, ids=repr)
 def test_random_ones_follow_their_generator(attack):
     x, y = images()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rankwise.robust import FGSM, L2, PGD, AutoAttack, Linf, Normalised, evaluate
-from rankwise.robust.auto_attack import STANDARD, apgd, square, targeted_apgd, targeted_fab
+from rankwise.robust.auto_attack import STANDARD, Setting, apgd, square, targeted_apgd, targeted_fab
 from rankwise.robust.objective import right
 from victims import assert_same_state, images, network, state_of
 
@@ -98,6 +98,50 @@ def test_in_an_evaluation_it_is_stronger_than_fgsm(package, victim):
     assert clean == 1.0 > attacked
     weak = evaluate({"net": wrapped}, x, y, FGSM(), [0.05]).accuracy["net"][1]
     assert attacked < weak
+
+
+def test_members_are_made_as_asked_for(package, victim):
+    net, *_ = victim
+    setting = Setting(package, net, 4, 7, 9, {"norm": "L2", "eps": 0.2, "seed": 3})
+    made = [member(setting) for member in STANDARD]
+    assert [m.steps for m in made[:3]] == [7, 7, 7]
+    assert made[3].n_queries == 9
+    assert [m.n_target_classes for m in made[1:3]] == [3, 3]
+    assert {(m.norm, m.eps, m.seed) for m in made} == {("L2", 0.2, 3)}
+
+
+def test_no_more_targets_than_in_the_paper(package, victim):
+    seen = []
+
+    class Looks(Far):
+        def __init__(self, setting):
+            super().__init__(setting)
+            seen.append(setting.classes)
+
+    _, x, y = victim
+    many = nn.Sequential(nn.Flatten(), nn.Linear(72, 50))
+    for net in (victim[0], many):
+        AutoAttack(members=(Looks,), **QUICK).perturb(net, x, y, 0.1)
+    assert seen == [4, 10]
+
+
+class Far:
+    """A member that does not keep to its budget."""
+
+    def __init__(self, setting):
+        pass
+
+    def set_device(self, device):
+        assert device.type == "cpu"
+
+    def __call__(self, x, y):
+        return x + 3
+
+
+def test_what_leaves_the_ball_is_put_back(package, victim):
+    net, x, y = victim
+    found = AutoAttack(members=(Far,), **QUICK).perturb(net, x, y, 0.1)
+    torch.testing.assert_close(found, (x + 0.1).clamp(max=1.0))
 
 
 def test_samples_already_wrong_are_left(package, victim):

@@ -44,6 +44,50 @@ def test_jitter_takes_the_noise_that_it_is_given():
     assert not torch.equal(quiet, loud)
 
 
+def test_jitter_is_that_of_the_paper():
+    """Sample by sample, in the words of the paper."""
+    model, (x, y) = network().eval(), images(8)
+    eps, steps, draw = 0.1, 4, torch.Generator().manual_seed(0)
+    moved = x.clone()
+    for _ in range(steps):
+        eta = torch.randn(8, 4, generator=draw, dtype=x.dtype)
+        for i in range(8):
+            point = moved[i : i + 1].clone().requires_grad_()
+            z = model(point)[0]
+            p = torch.softmax(10 * z / z.abs().max(), 0) + 0.1 * eta[i]
+            loss = (p - torch.eye(4, dtype=x.dtype)[y[i]]).square().sum()
+            delta = (point[0] - x[i]).abs().max()
+            if z.argmax() != y[i] and delta > 0:
+                loss = loss / delta
+            (g,) = torch.autograd.grad(loss, point)
+            step = moved[i] - x[i] + 2.5 * eps / steps * g[0].sign()
+            moved[i] = (x[i] + step.clamp(-eps, eps)).clamp(0, 1)
+    found = Jitter(steps=steps).perturb(model, x, y, eps)
+    torch.testing.assert_close(found, moved, rtol=0, atol=1e-12)
+
+
+def test_mixup_is_what_it_says():
+    """Sample by sample, in the words of the docstring."""
+    model, (x, y) = network().eval(), images(8)
+    eps, steps, weight = 0.1, 4, 0.1
+    expected = x.clone()
+    for i in range(8):
+        q = torch.softmax(model(x[y != y[i]].mean(0, keepdim=True)), 1).detach()
+        m = torch.zeros_like(x[i])
+        for _ in range(steps):
+            point = expected[i : i + 1].clone().requires_grad_()
+            p = torch.softmax(model(point), 1)
+            loss = -(q * (q.log() - p.log())).sum()
+            for k in range(1, 6):
+                loss = loss - weight * torch.log_softmax(model(point / 2**k), 1)[0, y[i]]
+            (g,) = torch.autograd.grad(loss, point)
+            m = 0.7 * m + g[0] / g.abs().sum()
+            step = expected[i] - x[i] + eps / steps * m.sign()
+            expected[i] = (x[i] + step.clamp(-eps, eps)).clamp(0, 1)
+    found = MixupAttack(steps, momentum=0.7, weight=weight).perturb(model, x, y, eps)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 def test_the_mixture_is_the_mean_of_the_others():
     x = torch.tensor([[1.0], [3.0], [10.0], [20.0]])
     mixed = mean_of_others(x, torch.tensor([0, 0, 1, 2]))

@@ -1,13 +1,15 @@
 """Models that only look robust are told from those that are not."""
 
+import re
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from rankwise.robust import L2, Linf, masking_signs
+from rankwise.robust import L2, Linf, Noise, masking_signs
 from rankwise.robust.masking import reach
+from rankwise.robust.objective import right
 from victims import assert_same_state, state_of, trained
 
 
@@ -60,6 +62,19 @@ def test_one_that_rounds_has_no_gradient_to_follow(ball, eps):
     assert len(signs) == 2
     assert "where any input may become any other" in signs[0]
     assert "random noise" in signs[1]
+
+
+def test_noise_has_ten_draws_to_fool_a_sample():
+    net, x, _, y = problem()
+    model = nn.Sequential(Rounds(), net)
+    with pytest.warns(UserWarning):
+        *_, sign = masking_signs(model, x, y, 0.1)
+    left = float(re.search(r"leaves ([\d.]+)% classified right, the gradient", sign)[1]) / 100
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(10)]
+    single = [right(model(Noise().perturb(model, x, y, 0.1, generator=g)), y) for g in seeds]
+    assert left < min(s.double().mean() for s in single) - 0.1
+    # Other draws, and as many.
+    assert left == pytest.approx(torch.stack(single).all(0).double().mean().item(), abs=0.1)
 
 
 def test_one_that_saturates_has_no_gradient_where_it_is_right():
