@@ -51,6 +51,18 @@ def trained(seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
     return net, x, y
 
 
+class Output(nn.Module):
+    """A classifier that is a function of the sums of the channels, twice."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        sums = x.flatten(2).sum(2)
+        return self.function(torch.cat([sums, 2 * sums], 1))
+
+
 def state_of(model: nn.Module) -> dict[str, Any]:
     """All that an attack might change in a model, and in torch's own generator."""
     return {

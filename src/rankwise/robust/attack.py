@@ -52,7 +52,8 @@ class Attack(ABC):
 
         Raises:
             TypeError: for arguments of the wrong type.
-            ValueError: for values out of range or shapes that do not fit, before anything is run.
+            ValueError: for values out of range, shapes or labels that do not fit; the latter are
+                compared with the logits of one row.
         """
         check_batch(model, x, y)
         radius = check_eps(eps)
