@@ -203,14 +203,14 @@ def test_an_adapter_that_starts_at_zero(kind):
     [
         rw.Tolerance(rtol=0.2, every=4, grow=2),
         rw.TailTolerance(rtol=0.2, every=3),
-        rw.Budget(parameters=150, every=4, grow=2),
+        rw.Budget(parameters=40, every=4, grow=2),
     ],
     ids=repr,
 )
 def test_ranks_adapt_under_the_penalty(rule):
     model = thin_layers()
     optimizer = rw.Optimizer(model, lr=1e-2, rank_rule=rule, conditioning=robust.SpreadPenalty(0.1))
-    ranks = set()
+    ranks = {tuple(layer.rank for _, layer in optimizer.layers)}
     for start in range(0, 12):
         train(model, optimizer, start, start + 1)
         ranks.add(tuple(layer.rank for _, layer in optimizer.layers))

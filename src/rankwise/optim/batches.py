@@ -34,8 +34,9 @@ class Batches:
             layer: LowRankModule, inputs: tuple[Tensor, ...], named: dict[str, Tensor], y: Tensor
         ) -> None:
             batches = own()
-            # A copy of the model has copies of its layers, and these very hooks.
-            if batches is not None and layer in batches._pairs and y.requires_grad:
+            # A copy of the model has copies of its layers, and these very hooks. A pass through
+            # frozen factors, an attack's on the inputs, is no part of their gradient.
+            if batches is not None and layer in batches._pairs and _trains(layer, y):
                 x = (*inputs, *named.values())[0].detach()
                 y.register_hook(lambda dy: batches._pairs[layer].append((x, dy.detach())))
 
@@ -71,6 +72,11 @@ class Batches:
                 "only by a common factor."
             )
         return Tangent(*(factor * t for t in found))
+
+
+def _trains(layer: LowRankModule, y: Tensor) -> bool:
+    """Whether a backward pass from the output `y` reaches the factors."""
+    return y.requires_grad and any(p.requires_grad for p in layer.factor_parameters())
 
 
 def nearest_multiple(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

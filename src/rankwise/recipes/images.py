@@ -23,6 +23,15 @@ class Images(NamedTuple):
     test: Tensor
     test_labels: Tensor
     classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    """Of each channel of the training pixels in [0, 1]: `(pixels - mean) / deviation` are these."""
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Of scaled images (rows, channels, height, width), in [0, 1]."""
+        shape = (-1, 1, 1)
+        mean, deviation = (x.new_tensor(v).view(shape) for v in (self.mean, self.deviation))
+        return (x * deviation + mean).clamp_(0.0, 1.0)
 
 
 def read_images(data: str) -> Images:
@@ -80,7 +89,8 @@ def _scaled(
     deviation = values.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
     for part in (values, held_out):
         part.sub_(mean).div_(deviation)
-    return Images(values, labels.long(), held_out, test_labels.long(), classes)
+    scales = (tuple(t.flatten().tolist()) for t in (mean, deviation))
+    return Images(values, labels.long(), held_out, test_labels.long(), classes, *scales)
 
 
 def _of_pictures(folder: Path) -> Images:

@@ -6,7 +6,7 @@ from torch import nn
 
 from rankwise.optim.budget import Budget
 from rankwise.optim.optimizer import Optimizer
-from rankwise.optim.rank_rule import RankRule
+from rankwise.optim.rank_rule import CycledRank
 from rankwise.optim.tolerance import Tolerance
 from rankwise.surgery.factorize import plan_factorize
 from rankwise.surgery.ranks import break_even
@@ -65,7 +65,7 @@ def start_for(model: nn.Module, share: float) -> Start:
     return Start(ranks, shapes, budget)
 
 
-def rank_rule(start: Start, steps: int, tolerance: float | None) -> RankRule:
+def rank_rule(start: Start, steps: int, tolerance: float | None) -> CycledRank:
     """A tenth less in each cycle; in a short run more, so that half of it suffices."""
     every = min(CYCLE, max(2, steps // (2 * LEAST_CYCLES)))
     if tolerance is not None:

@@ -37,6 +37,25 @@ def lenet(classes: int, channels: int, size: int) -> nn.Sequential:
     return joined([*convolutions, *maps])
 
 
+def vgg(classes: int, channels: int, size: int) -> nn.Sequential:
+    """Five 3 x 3 convolutions of 24 to 64 kernels, three pools and two maps, without any norm.
+
+    After Simonyan and Zisserman (2015), as small as images of 28 x 28 allow.
+    """
+    layers: list[nn.Module] = []
+    inner = channels
+    for block in ((24,), (32, 32), (64, 64)):
+        for outer in block:
+            layers += [nn.Conv2d(inner, outer, 3, padding=1), nn.ReLU()]
+            inner = outer
+        layers.append(nn.MaxPool2d(2))
+    places = (size // 8) ** 2
+    if places < 1:
+        raise ValueError(f"--model vgg needs images of at least 8 x 8, got {size} x {size}")
+    layers += [nn.Flatten(), nn.Linear(64 * places, 256), nn.ReLU(), nn.Linear(256, classes)]
+    return nn.Sequential(*layers)
+
+
 class Residual(nn.Module):
     """`relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))` (He et al., 2016)."""
 
@@ -170,6 +189,7 @@ BUILT_IN: dict[str, Factory] = {
     "mlp": mlp,
     "lenet": lenet,
     "cnn": cnn,
+    "vgg": vgg,
     "mobile": mobile,
     "vit": vit,
 }

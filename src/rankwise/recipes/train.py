@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from rankwise.io.atomic import write_tensors, write_text
 from rankwise.io.checkpoint import save
+from rankwise.recipes.adversary import adversary
 from rankwise.recipes.comparison import measured, score, table_of
 from rankwise.recipes.folder import METRICS, begin, prepared
 from rankwise.recipes.history import Line, Watcher
@@ -65,6 +66,7 @@ def _train_all(
 ) -> dict[str, list[Line]]:
     """One network after the other, on the same batches; each goes on where it has a checkpoint."""
     histories: dict[str, list[Line]] = {}
+    attacked = adversary(data, options.adversarial, options.adversarial_steps)
     watcher.expect(sum(run.steps for run in runs.values()))
     for name, run in runs.items():
         before = sum(map(len, histories.values()))
@@ -77,8 +79,8 @@ def _train_all(
             rows = rows_at(
                 step, count=len(data.train), batch_size=options.batch_size, seed=options.seed
             )
-            logits = run.model(data.train[rows].to(device))
-            return cross_entropy(logits, data.labels[rows].to(device))
+            x, y = data.train[rows].to(device), data.labels[rows].to(device)
+            return cross_entropy(run.model(attacked(run.model, x, y)), y)
 
         watcher.say(name.replace("_", " "))
         # A twin that was stopped before its first checkpoint starts anew.

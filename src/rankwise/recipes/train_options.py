@@ -1,16 +1,23 @@
 """What `rankwise train` can be told."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rankwise.optim.conditioning import Conditioning, ConditionLimit, NormLimit, SpreadPenalty
 from rankwise.recipes.folder import require
 
 DEFAULT_KEEP = 0.1
 DEFAULT_LR = 0.03
 DEFAULT_DECAY = 0.05
-EPOCHS = {"mlp": 15, "lenet": 6, "cnn": 6, "mobile": 3, "vit": 4}
+EPOCHS = {"mlp": 15, "lenet": 6, "cnn": 6, "vgg": 6, "mobile": 3, "vit": 4}
 OTHER_EPOCHS = 10
+CONDITIONS: dict[str, Callable[[float], Conditioning]] = {
+    "beta": SpreadPenalty,
+    "max_norm": NormLimit,
+    "max_condition": ConditionLimit,
+}
 
 
 @dataclass(frozen=True)
@@ -24,19 +31,29 @@ class TrainOptions:
     data: str = "fashion-mnist"
     """fashion-mnist, mnist, a folder of idx files, or one of train/CLASS/ and test/CLASS/."""
     model: str = "mlp"
-    """mlp, lenet, cnn, mobile, vit, or package.module:factory that returns a torch.nn.Module."""
+    """mlp, lenet, cnn, vgg, mobile, vit, or package.module:factory, which returns a module."""
     keep: float | None = None
     """Share of all parameters of the network that remain in the end [0.1]."""
     tolerance: float | None = None
     """Instead of --keep: each layer keeps directions above this part of its own norm."""
     epochs: int | None = None
-    """Times that each image is seen [mlp 15, lenet 6, cnn 6, mobile 3, vit 4, others 10]."""
+    """Times that each image is seen [mlp 15; lenet, cnn, vgg 6; mobile 3; vit 4; others 10]."""
     steps: int | None = None
     """Number of steps, instead of --epochs."""
     lr: float = DEFAULT_LR
     """Learning rate of the low-rank layers: relative change of a weight in a step."""
     weight_decay: float = DEFAULT_DECAY
     """Decoupled weight decay of the low-rank network."""
+    beta: float | None = None
+    """For robustness: pull the singular values of each low-rank layer together, this much."""
+    max_norm: float | None = None
+    """For robustness: no singular value of a low-rank layer above this."""
+    max_condition: float | None = None
+    """For robustness: no singular value above this many times the smallest of its layer."""
+    adversarial: float = 0.0
+    """Train on images attacked by at most this much a pixel, which are from 0 to 1."""
+    adversarial_steps: int = 1
+    """Gradients of that attack."""
     rate_free: bool = False
     """No learning rate and no decay: steps as long as the distance gone so far suggests."""
     batch_size: int = 128
@@ -58,7 +75,8 @@ class TrainOptions:
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        for name in ("batch_size", "save_every", "epochs", "steps", "threads"):
+        counts = ("batch_size", "save_every", "epochs", "steps", "threads", "adversarial_steps")
+        for name in counts:
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         require(0 < self.lr < float("inf"), "lr", "must be finite and positive", self.lr)
@@ -68,6 +86,13 @@ class TrainOptions:
         require(rtol is None or 0 <= rtol < 1, "tolerance", "must be in [0, 1)", rtol)
         if self.keep is not None and rtol is not None:
             raise ValueError("--keep and --tolerance are different rank rules; give one of them")
+        adversarial = self.adversarial
+        require(0 <= adversarial <= 1, "adversarial", "must be in [0, 1], of a pixel", adversarial)
+        given = [name for name in CONDITIONS if getattr(self, name) is not None]
+        if len(given) > 1:
+            names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"{names} are different ways to shape a spectrum; give one of them")
+        self.conditioning()
         if self.epochs is not None and self.steps is not None:
             raise ValueError("--epochs and --steps both say how long; give one of them")
         if self.rate_free:
@@ -81,6 +106,14 @@ class TrainOptions:
     def share(self) -> float:
         """Of the parameters that a budget keeps, and that sets the start of a tolerance."""
         return DEFAULT_KEEP if self.keep is None else self.keep
+
+    def conditioning(self) -> Conditioning | None:
+        """What is done to the spectra of the low-rank network."""
+        for name, kind in CONDITIONS.items():
+            value = getattr(self, name)
+            if value is not None:
+                return kind(value)
+        return None
 
     def step_count(self, rows: int) -> int:
         """Steps on `rows` images; what does not fill a batch is left out of an epoch."""

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -77,9 +78,13 @@ def runs_of(twins: Twins, options: TrainOptions, data: Images) -> dict[str, Run]
 
 
 def _optimizer(twins: Twins, options: TrainOptions, steps: int) -> Optimizer:
-    model, rule = twins.low_rank, rank_rule(twins.start, steps, options.tolerance)
+    model, conditioning = twins.low_rank, options.conditioning()
+    rule = rank_rule(twins.start, steps, options.tolerance)
+    if conditioning is not None and conditioning.lifts:
+        rule = replace(rule, grow=0)
     if options.rate_free:
-        return Optimizer(model, rank_rule=rule, control=RateFree())
+        control = RateFree()
+        return Optimizer(model, rank_rule=rule, control=control, conditioning=conditioning)
     dense = list(dense_trained(model))
     return Optimizer(
         model,
@@ -87,6 +92,7 @@ def _optimizer(twins: Twins, options: TrainOptions, steps: int) -> Optimizer:
         max_step=LONGEST * options.lr,
         weight_decay=options.weight_decay,
         rank_rule=rule,
+        conditioning=conditioning,
         groups=[{"params": dense, "lr": OWN_LR}] if dense else [],
     )
 
