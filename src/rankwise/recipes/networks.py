@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from rankwise.recipes.lenet import KERNEL
 from rankwise.recipes.lenet import lenet as joined
+from rankwise.robust.spread import Ball, Spread
+from rankwise.robust.walk import LAYERS, Walk
 
 Factory = Callable[..., nn.Module]
 
@@ -55,6 +57,14 @@ class Residual(nn.Module):
         return (self.norm2(self.conv2(y)) + self.shortcut(x)).relu()
 
 
+def _residual(block: Residual, spread: Spread, walk: Walk) -> Spread:
+    path = [block.conv1, block.norm1, nn.ReLU(), block.conv2, block.norm2]
+    return Ball(walk.through(path, spread).radius + walk.through([block.shortcut], spread).radius)
+
+
+LAYERS[Residual] = _residual
+
+
 def cnn(classes: int, channels: int, size: int) -> nn.Sequential:
     """Three residual blocks of 48, 96 and 96 kernels, for images of any size.
 
@@ -95,6 +105,15 @@ class Inverted(nn.Module):
         y = self.norm2(self.depthwise(y)).relu()
         y = self.norm3(self.project(y))
         return x + y if self.has_sum else y
+
+
+def _inverted(block: Inverted, spread: Spread, walk: Walk) -> Spread:
+    path = [block.expand, block.norm1, nn.ReLU(), block.depthwise, block.norm2, nn.ReLU()]
+    path += [block.project, block.norm3]
+    return Ball(walk.through(path, spread).radius + spread.radius * block.has_sum)
+
+
+LAYERS[Inverted] = _inverted
 
 
 def mobile(classes: int, channels: int, size: int) -> nn.Sequential:

@@ -1,0 +1,49 @@
+"""Multipliers of the activations that make the last ellipsoid small."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rankwise.robust.spread import TINY, Ellipsoid, Spread
+from rankwise.robust.walk import Network, Walk
+
+RATE = 0.1
+
+
+def refined(network: Network, rounds: int, size: Callable[[Tensor], Tensor]) -> Spread:
+    """The spread of the outputs after a descent of `size` over all multipliers at once.
+
+    The multipliers of each layer are free, so that every step of the descent is a valid bound; the
+    best of them is kept, the closed form among them.
+
+    Args:
+        network: met `rounds + 1` times, convolutions once.
+        rounds: steps of Adam on the logarithms of the multipliers, >= 0.
+        size: of the last ellipsoid, a positive number of its `root`, to be made small.
+
+    Raises:
+        ValueError: for negative `rounds`, or a layer for which no bound is known.
+    """
+    if rounds < 0:
+        raise ValueError(f"`rounds` must be at least 0, got {rounds}")
+    first = Walk(network)
+    best = first.whole()
+    if not first.activations or not isinstance(best, Ellipsoid) or best.radius <= TINY:
+        return best
+    logits = [torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in first.activations]
+    descent = torch.optim.Adam(logits, lr=RATE)
+    least = float(size(best.root()))
+    for step in range(rounds + 1):
+        with torch.enable_grad():
+            spread = Walk(network, logits=logits).whole()
+            assert isinstance(spread, Ellipsoid)
+            value = size(spread.root())
+            if step < rounds:
+                descent.zero_grad()
+                value.log().backward()
+        if value.item() < least:
+            least, best = value.item(), Ellipsoid(*(t.detach() for t in spread))
+        if step < rounds:
+            descent.step()
+    return best

@@ -1,0 +1,171 @@
+"""Carrying a spread through the layers of a network, each by the rule of its type."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, repeat
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from rankwise.robust.spread import Ball, Spread, activated
+from rankwise.robust.weights import KERNELS, normalisation_gain
+from rankwise.surgery.watch import evaluating
+
+Rule = Callable[[Any, Spread, "Walk"], Spread]
+
+LAYERS: dict[type[nn.Module], Rule] = {}
+"""What a layer makes of the spread of its input, by type: `rule(layer, spread, walk)`.
+
+A layer of your own needs one entry. With Lipschitz constant c: `LAYERS[Mine] = constant(c)`. For
+known layers in a row the rule returns `walk.through([layer.first, layer.second], spread)`; for the
+sum of two branches `Ball(a.radius + b.radius)`. Without a bound it raises ValueError. A subclass
+with a forward of its own is a new type.
+"""
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+class Unbounded(ValueError):
+    """Of a layer, named in the message, for which no bound is known."""
+
+
+class Network:
+    """A model with the shape of each layer's input for one example, which sizes bounds depend on.
+
+    Args:
+        model: is evaluated once; it comes back in the modes it had.
+        x: (rows, ...) as the model takes it; one row is used.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or x.ndim < 2 or not len(x):
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"`x` must be a tensor (rows, ...) with at least one row, got {got}")
+        self.model = model
+        self.names = {module: name for name, module in model.named_modules()}
+        self.shapes, self.output = _seen_shapes(model, x[:1])
+        self.convolutions: dict[tuple[nn.Module, nn.Module | None], float] = {}
+
+
+class Walk:
+    """One pass through a network.
+
+    Args:
+        network: whose layers are met.
+        relax: applied to the spread before each layer; it may return any larger set.
+        logits: of the multipliers of the activations that meet an ellipsoid, in their order; zeros
+            where they end. See `rankwise.robust.spread.activated`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        relax: Callable[[Spread], Spread] = lambda spread: spread,
+        logits: Sequence[Tensor] = (),
+    ) -> None:
+        self.network = network
+        self.activations: list[int] = []
+        self._relax = relax
+        self._logits: Iterator[Tensor | None] = chain(logits, repeat(None))
+
+    def whole(self) -> Spread:
+        """The spread of the model's outputs for two inputs at distance 1."""
+        return self.through([self.network.model], Ball(1.0))
+
+    def through(self, modules: Iterable[nn.Module], spread: Spread) -> Spread:
+        """The spread after `modules`, one after the other."""
+        layers = list(_layers(modules))
+        for place, layer in enumerate(layers):
+            before, after = layers[place - 1 : place], layers[place + 1 : place + 2]
+            if type(layer) not in NORMS:
+                spread = self._relax(spread)
+            elif before and type(before[0]) in KERNELS:
+                continue
+            norm = after[0] if after and type(after[0]) in NORMS else None
+            spread = self._step(layer, norm, spread)
+        return spread
+
+    def shape(self, module: nn.Module) -> torch.Size:
+        """Of the input of a module, with the batch."""
+        return self.network.shapes[module]
+
+    def activate(self, spread: Spread, largest_slope: float) -> Spread:
+        """After an activation with slopes in [0, `largest_slope`]."""
+        if isinstance(spread, Ball):
+            return Ball(spread.radius * largest_slope)
+        self.activations.append(len(spread.axes))
+        logits = next(self._logits)
+        return activated(
+            spread, largest_slope, torch.zeros_like(spread.axes) if logits is None else logits
+        )
+
+    def _step(self, layer: nn.Module, norm: nn.Module | None, spread: Spread) -> Spread:
+        try:
+            if type(layer) in KERNELS:
+                return Ball(spread.radius * self._convolution(layer, norm))
+            return rule_of(layer)(layer, spread, self)
+        except Unbounded:
+            raise
+        except ValueError as error:
+            name = self.network.names.get(layer, "")
+            raise Unbounded(f"layer {name!r} ({type(layer).__name__}) {error}") from error
+
+    def _convolution(self, layer: nn.Module, norm: nn.Module | None) -> float:
+        key = layer, norm
+        known = self.network.convolutions
+        if key not in known:
+            gain = None if norm is None else normalisation_gain(norm)
+            height, width = (1, *self.shape(layer)[2:])[-2:]
+            known[key] = KERNELS[type(layer)](layer, gain).norm((height, width))
+        return known[key]
+
+
+def rule_of(layer: nn.Module) -> Rule:
+    """The rule of a layer's type, or of a base whose forward it has; ValueError if none."""
+    for kind in type(layer).__mro__:
+        if kind in LAYERS and type(layer).forward is kind.forward:
+            return LAYERS[kind]
+    raise ValueError(
+        "has no known Lipschitz bound; add one by rankwise.robust.LAYERS"
+        f"[{type(layer).__name__}] = rule, with rule(layer, spread, walk) -> spread"
+    )
+
+
+def _layers(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    for module in modules:
+        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+            yield from _layers(module)
+        else:
+            yield module
+
+
+def _seen_shapes(model: nn.Module, row: Tensor) -> tuple[dict[nn.Module, torch.Size], torch.Size]:
+    """The input shape of each module, the largest in each direction if called often; the output's.
+
+    A bound for larger images holds for smaller ones, which are a part of them.
+    """
+    shapes: dict[nn.Module, torch.Size] = {}
+
+    def see(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        new = inputs[0].shape if inputs and isinstance(inputs[0], Tensor) else torch.Size()
+        old = shapes.get(module, new)
+        if len(old) != len(new):
+            raise ValueError(
+                f"a module of type {type(module).__name__} is called with inputs of {len(old)} and "
+                f"of {len(new)} dimensions; give each place a module of its own"
+            )
+        shapes[module] = torch.Size(map(max, old, new))
+
+    hooks: list[RemovableHandle] = []
+    try:
+        hooks += [module.register_forward_pre_hook(see) for module in model.modules()]
+        with evaluating(model), torch.no_grad():
+            y = model(row)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(y, Tensor):
+        raise ValueError(f"`model` must return a tensor, got {type(y).__name__}")
+    return shapes, y.shape
