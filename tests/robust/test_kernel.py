@@ -45,9 +45,7 @@ def conv(into, out, kernel, **moves) -> nn.Conv2d:
     groups=st.sampled_from([1, 2]),
     size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
 )
-def test_no_convolution_exceeds_its_bound(
-    seed, kernel, stride, padding, dilation, groups, size
-):
+def test_no_convolution_exceeds_its_bound(seed, kernel, stride, padding, dilation, groups, size):
     reached = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     size = tuple(max(n, r - 2 * padding, 1) for n, r in zip(size, reached, strict=True))
     torch.manual_seed(seed)

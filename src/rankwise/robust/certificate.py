@@ -32,8 +32,8 @@ def certified_radius(model: nn.Module, x: Tensor, y: Tensor, *, rounds: int = RO
         rounds: as for `lipschitz_bound`, for the mean of `L_yj^2` over all pairs.
 
     Returns:
-        (rows,) in float64 on the device of `x`, 0 where the answer is wrong; infinite if the
-        outputs are constant.
+        (rows,) in float64 on the device of `x`, 0 where the answer is wrong; beyond 1e50 if
+        the outputs are constant.
 
     Raises:
         ValueError: as for `lipschitz_bound`; for labels that do not fit, or outputs that are not
