@@ -106,7 +106,7 @@ def test_float32_models_are_certified_in_float64_and_left_alone():
     torch.testing.assert_close(certified_radius(model.double(), x, y), radii, rtol=1e-4, atol=1e-6)
 
 
-def test_constant_outputs_and_ties():
+def test_constant_outputs_ties_and_margins_within_rounding():
     model = nn.Sequential(nn.Linear(3, 2)).double()
     nn.init.zeros_(model[0].weight)
     x = torch.randn(2, 3, dtype=torch.float64)
@@ -114,6 +114,9 @@ def test_constant_outputs_and_ties():
         model[0].bias.copy_(torch.tensor([1.0, 0.0]))
     right, wrong = certified_radius(model, x, torch.tensor([0, 1]))
     assert right > 1e50 and wrong == 0.0
+    with torch.no_grad():
+        model[0].bias.copy_(1e9 + torch.tensor([0.1, 0.0]))
+    assert certified_radius(model, x, torch.tensor([0, 1])).tolist() == [0.0, 0.0]
     nn.init.zeros_(model[0].bias)
     assert certified_radius(model, x, torch.tensor([0, 1])).tolist() == [0.0, 0.0]
 

@@ -197,8 +197,9 @@ def test_refinement_only_ever_helps_and_does_here():
     closed = lipschitz_bound(model, x, rounds=0)
     assert lipschitz_bound(model, x, rounds=30) < 0.9 * closed
     assert lipschitz_bound(model, x, rounds=1) <= closed
-    with torch.no_grad():
-        assert lipschitz_bound(model, x, rounds=30) < 0.9 * closed
+    for without_gradients in (torch.no_grad(), torch.inference_mode()):
+        with without_gradients:
+            assert lipschitz_bound(model, x, rounds=30) < 0.9 * closed
 
 
 def test_work_in_low_rank_stays_thin():
@@ -295,6 +296,36 @@ def test_a_subclass_counts_as_its_base_unless_it_computes_otherwise():
             lipschitz_bound(model, randn(1, 4))
 
 
+def test_a_subclass_of_a_convolution_counts_as_one():
+    class Named(nn.Conv2d):
+        pass
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Named(2, 3, 3), nn.BatchNorm2d(3)).double().eval()
+    randomise_norms_(model)
+    plain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).double().eval()
+    plain.load_state_dict(model.state_dict())
+    x = randn(1, 2, 6, 6)
+    assert lipschitz_bound(model, x) == lipschitz_bound(plain, x)
+
+
+@pytest.mark.parametrize("inner", [nn.MaxPool2d(3), nn.Upsample(scale_factor=2)])
+def test_a_convolution_in_two_places_is_taken_at_the_larger_image(inner, monkeypatch):
+    monkeypatch.setitem(LAYERS, nn.Upsample, constant(2.0))
+    conv = nn.Conv2d(2, 2, 3, padding=1).double()
+    network = Network(nn.Sequential(conv, inner, conv), randn(1, 2, 6, 6))
+    assert network.shapes[conv][2:] == (12, 12) if isinstance(inner, nn.Upsample) else (6, 6)
+
+
+def test_one_module_for_images_and_vectors_is_refused_where_that_matters():
+    relu, linear = nn.ReLU(), nn.Linear(3, 3).double()
+    model = nn.Sequential(relu, nn.Flatten(), relu)
+    assert lipschitz_bound(model, randn(1, 2, 3, 3)) == pytest.approx(1.0)
+    model = nn.Sequential(linear, nn.AdaptiveAvgPool2d((1, 3)), nn.Flatten(), linear)
+    with pytest.raises(ValueError, match=r"layer '0' \(Linear\) is not called with tensors of one"):
+        lipschitz_bound(model, randn(1, 1, 2, 3))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_named(bad):
     model = mlp(5, 7, 3)
@@ -314,6 +345,7 @@ def test_weights_that_are_not_finite_are_named(bad):
         (nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), "padding_mode='circular'"),
         (nn.BatchNorm2d(2, track_running_stats=False), "track_running_stats=True"),
         (nn.LayerNorm(6), "no known Lipschitz bound"),
+        (nn.Softplus(threshold=1.0), "jumps by 0.4 at threshold=1"),
     ],
 )
 def test_layers_without_a_bound(layer, told):

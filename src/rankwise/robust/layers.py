@@ -62,6 +62,16 @@ def exponential(layer: nn.ELU, spread: Spread, walk: Walk) -> Spread:
     return _bent(min(layer.alpha, 0.0), layer.alpha, spread, walk)
 
 
+def softplus(layer: nn.Softplus, spread: Spread, walk: Walk) -> Spread:
+    """From `threshold` on PyTorch takes the identity instead, with a jump of `exp(-threshold)`."""
+    if layer.threshold < 20.0:
+        raise ValueError(
+            f"jumps by {math.exp(-layer.threshold):.1g} at threshold={layer.threshold}; a bound is "
+            "known for a threshold of 20, the default, or more"
+        )
+    return walk.activate(spread, 1.0)
+
+
 def max_pool(layer: Any, spread: Spread, walk: Walk) -> Spread:
     """`|max a - max b| <= ||a - b||` in each window, and a pixel is in so many windows."""
     dimensions = len(walk.shape(layer)) - 2
@@ -126,6 +136,7 @@ LAYERS.update(
         nn.LeakyReLU: leaky,
         nn.PReLU: parametric,
         nn.ELU: exponential,
+        nn.Softplus: softplus,
         nn.Sigmoid: slopes_up_to(0.25),
         nn.GELU: constant(GELU_SLOPE),
         nn.SiLU: constant(SILU_SLOPE),
@@ -142,7 +153,6 @@ MONOTONE: tuple[type[nn.Module], ...] = (
     nn.ReLU6,
     nn.Hardtanh,
     nn.Tanh,
-    nn.Softplus,
     nn.Softsign,
     nn.LogSigmoid,
 )

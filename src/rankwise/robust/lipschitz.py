@@ -27,7 +27,8 @@ def lipschitz_bound(model: nn.Module, x: Tensor, *, rounds: int = ROUNDS) -> flo
 
     Args:
         model: an `nn.Sequential`, nested if need be, of the layers in `rankwise.robust.LAYERS`;
-            batch norms and dropout count as in `model.eval()`.
+            batch norms and dropout count as in `model.eval()`. Hooks that change outputs are not
+            seen.
         x: (rows, ...) as the model takes it. Only the shape of a row matters.
         rounds: of the descent over the multipliers, >= 0; 0 is the closed form.
 

@@ -31,19 +31,18 @@ def refined(network: Network, rounds: int, size: Callable[[Tensor], Tensor]) -> 
     best = first.whole()
     if not first.activations or not isinstance(best, Ellipsoid) or best.radius <= TINY:
         return best
-    logits = [torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in first.activations]
-    descent = torch.optim.Adam(logits, lr=RATE)
     least = float(size(best.root()))
-    for step in range(rounds + 1):
-        with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        logits = [torch.zeros(n, dtype=torch.float64).requires_grad_() for n in first.activations]
+        descent = torch.optim.Adam(logits, lr=RATE)
+        for step in range(rounds + 1):
             spread = Walk(network, logits=logits).whole()
             assert isinstance(spread, Ellipsoid)
             value = size(spread.root())
+            if value.item() < least:
+                least, best = value.item(), Ellipsoid(*(t.detach() for t in spread))
             if step < rounds:
                 descent.zero_grad()
                 value.log().backward()
-        if value.item() < least:
-            least, best = value.item(), Ellipsoid(*(t.detach() for t in spread))
-        if step < rounds:
-            descent.step()
+                descent.step()
     return best

@@ -1,18 +1,19 @@
 """Carrying a spread through the layers of a network, each by the rule of its type."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rankwise.robust.spread import Ball, Spread, activated
-from rankwise.robust.weights import KERNELS, normalisation_gain
+from rankwise.robust.weights import KERNELS, KernelOf, normalisation_gain
 from rankwise.surgery.watch import evaluating
 
 Rule = Callable[[Any, Spread, "Walk"], Spread]
+Entry = TypeVar("Entry")
 
 LAYERS: dict[type[nn.Module], Rule] = {}
 """What a layer makes of the spread of its input, by type: `rule(layer, spread, walk)`.
@@ -23,6 +24,7 @@ sum of two branches `Ball(a.radius + b.radius)`. Without a bound it raises Value
 with a forward of its own is a new type.
 """
 
+NO_SHAPE = torch.Size()
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -81,15 +83,21 @@ class Walk:
             before, after = layers[place - 1 : place], layers[place + 1 : place + 2]
             if type(layer) not in NORMS:
                 spread = self._relax(spread)
-            elif before and type(before[0]) in KERNELS:
+            elif before and _entry(before[0], KERNELS):
                 continue
             norm = after[0] if after and type(after[0]) in NORMS else None
             spread = self._step(layer, norm, spread)
         return spread
 
     def shape(self, module: nn.Module) -> torch.Size:
-        """Of the input of a module, with the batch."""
-        return self.network.shapes[module]
+        """Of the input of a module, with the batch; ValueError unless it has one number of axes."""
+        shape = self.network.shapes.get(module, NO_SHAPE)
+        if shape == NO_SHAPE:
+            raise ValueError(
+                "is not called with tensors of one number of dimensions; give each place a module "
+                "of its own, called with one tensor"
+            )
+        return shape
 
     def activate(self, spread: Spread, largest_slope: float) -> Spread:
         """After an activation with slopes in [0, `largest_slope`]."""
@@ -103,8 +111,9 @@ class Walk:
 
     def _step(self, layer: nn.Module, norm: nn.Module | None, spread: Spread) -> Spread:
         try:
-            if type(layer) in KERNELS:
-                return Ball(spread.radius * self._convolution(layer, norm))
+            kernel = _entry(layer, KERNELS)
+            if kernel is not None:
+                return Ball(spread.radius * self._convolution(layer, norm, kernel))
             return rule_of(layer)(layer, spread, self)
         except Unbounded:
             raise
@@ -112,25 +121,33 @@ class Walk:
             name = self.network.names.get(layer, "")
             raise Unbounded(f"layer {name!r} ({type(layer).__name__}) {error}") from error
 
-    def _convolution(self, layer: nn.Module, norm: nn.Module | None) -> float:
+    def _convolution(self, layer: nn.Module, norm: nn.Module | None, kernel: KernelOf) -> float:
         key = layer, norm
         known = self.network.convolutions
         if key not in known:
             gain = None if norm is None else normalisation_gain(norm)
             height, width = (1, *self.shape(layer)[2:])[-2:]
-            known[key] = KERNELS[type(layer)](layer, gain).norm((height, width))
+            known[key] = kernel(layer, gain).norm((height, width))
         return known[key]
 
 
 def rule_of(layer: nn.Module) -> Rule:
-    """The rule of a layer's type, or of a base whose forward it has; ValueError if none."""
+    """The rule of a layer's type; ValueError if none."""
+    rule = _entry(layer, LAYERS)
+    if rule is None:
+        raise ValueError(
+            "has no known Lipschitz bound; add one by rankwise.robust.LAYERS"
+            f"[{type(layer).__name__}] = rule, with rule(layer, spread, walk) -> spread"
+        )
+    return rule
+
+
+def _entry(layer: nn.Module, table: Mapping[type[nn.Module], Entry]) -> Entry | None:
+    """That of the layer's type, or of a base of it that has the same forward."""
     for kind in type(layer).__mro__:
-        if kind in LAYERS and type(layer).forward is kind.forward:
-            return LAYERS[kind]
-    raise ValueError(
-        "has no known Lipschitz bound; add one by rankwise.robust.LAYERS"
-        f"[{type(layer).__name__}] = rule, with rule(layer, spread, walk) -> spread"
-    )
+        if kind in table and type(layer).forward is kind.forward:
+            return table[kind]
+    return None
 
 
 def _layers(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
@@ -149,14 +166,10 @@ def _seen_shapes(model: nn.Module, row: Tensor) -> tuple[dict[nn.Module, torch.S
     shapes: dict[nn.Module, torch.Size] = {}
 
     def see(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        new = inputs[0].shape if inputs and isinstance(inputs[0], Tensor) else torch.Size()
+        new = inputs[0].shape if inputs and isinstance(inputs[0], Tensor) else NO_SHAPE
         old = shapes.get(module, new)
-        if len(old) != len(new):
-            raise ValueError(
-                f"a module of type {type(module).__name__} is called with inputs of {len(old)} and "
-                f"of {len(new)} dimensions; give each place a module of its own"
-            )
-        shapes[module] = torch.Size(map(max, old, new))
+        same = len(old) == len(new)
+        shapes[module] = torch.Size(map(max, old, new)) if same else NO_SHAPE
 
     hooks: list[RemovableHandle] = []
     try:

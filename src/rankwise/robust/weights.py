@@ -12,6 +12,8 @@ from rankwise.nn.geometry import Geometry
 from rankwise.numerics.tucker import times_first, times_second
 from rankwise.robust.kernel import Kernel
 
+KernelOf = Callable[[Any, Tensor | None], Kernel]
+
 
 def exact(value: Tensor) -> Tensor:
     """In float64 on the CPU; ValueError where an entry is NaN or infinite."""
@@ -79,7 +81,7 @@ def tucker_kernel(layer: TuckerConv2d, gain: Tensor | None) -> Kernel:
     return Kernel(core[None], layer.geometry)
 
 
-KERNELS: dict[type[nn.Module], Callable[[Any, Tensor | None], Kernel]] = {
+KERNELS: dict[type[nn.Module], KernelOf] = {
     nn.Conv1d: plain_kernel,
     nn.Conv2d: plain_kernel,
     LowRankConv1d: matricised_kernel,
