@@ -354,6 +354,13 @@ def test_layers_without_a_bound(layer, told):
         lipschitz_bound(model, randn(1, 2, 6, 6))
 
 
+def test_a_batch_norm_that_is_multiplied_in_has_its_own_name():
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), norm).double()
+    with pytest.raises(ValueError, match=r"layer '1' \(BatchNorm2d\) normalises by the batch"):
+        lipschitz_bound(model, randn(1, 2, 6, 6))
+
+
 def test_arguments_are_checked():
     model = mlp(5, 7, 3)
     with pytest.raises(ValueError, match="`rounds` must be at least 0, got -1"):

@@ -1,6 +1,7 @@
 """Carrying a spread through the layers of a network, each by the rule of its type."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import Any, TypeVar
 
@@ -83,7 +84,7 @@ class Walk:
             before, after = layers[place - 1 : place], layers[place + 1 : place + 2]
             if type(layer) not in NORMS:
                 spread = self._relax(spread)
-            elif before and _entry(before[0], KERNELS):
+            elif len(before) == 1 and _entry(before[0], KERNELS) is not None:
                 continue
             norm = after[0] if after and type(after[0]) in NORMS else None
             spread = self._step(layer, norm, spread)
@@ -110,11 +111,16 @@ class Walk:
         )
 
     def _step(self, layer: nn.Module, norm: nn.Module | None, spread: Spread) -> Spread:
-        try:
+        with self._naming(layer):
             kernel = _entry(layer, KERNELS)
             if kernel is not None:
                 return Ball(spread.radius * self._convolution(layer, norm, kernel))
             return rule_of(layer)(layer, spread, self)
+
+    @contextmanager
+    def _naming(self, layer: nn.Module) -> Iterator[None]:
+        try:
+            yield
         except Unbounded:
             raise
         except ValueError as error:
@@ -125,7 +131,10 @@ class Walk:
         key = layer, norm
         known = self.network.convolutions
         if key not in known:
-            gain = None if norm is None else normalisation_gain(norm)
+            gain = None
+            if norm is not None:
+                with self._naming(norm):
+                    gain = normalisation_gain(norm)
             height, width = (1, *self.shape(layer)[2:])[-2:]
             known[key] = kernel(layer, gain).norm((height, width))
         return known[key]
@@ -144,7 +153,8 @@ def rule_of(layer: nn.Module) -> Rule:
 
 def _entry(layer: nn.Module, table: Mapping[type[nn.Module], Entry]) -> Entry | None:
     """That of the layer's type, or of a base of it that has the same forward."""
-    for kind in type(layer).__mro__:
+    kinds: tuple[Any, ...] = type(layer).__mro__
+    for kind in kinds:
         if kind in table and type(layer).forward is kind.forward:
             return table[kind]
     return None
