@@ -115,7 +115,7 @@ def test_constant_outputs_ties_and_margins_within_rounding():
     right, wrong = certified_radius(model, x, torch.tensor([0, 1]))
     assert right > 1e50 and wrong == 0.0
     with torch.no_grad():
-        model[0].bias.copy_(1e9 + torch.tensor([0.1, 0.0]))
+        model[0].bias.copy_(torch.tensor([1e9 + 0.1, 1e9], dtype=torch.float64))
     assert certified_radius(model, x, torch.tensor([0, 1])).tolist() == [0.0, 0.0]
     nn.init.zeros_(model[0].bias)
     assert certified_radius(model, x, torch.tensor([0, 1])).tolist() == [0.0, 0.0]
