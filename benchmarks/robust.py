@@ -1,7 +1,7 @@
 """Accuracy under attack of dense and low-rank networks of a tenth of the size; one command.
 
-Trains every contender of `robust_arms.py` for each data set, network and seed, attacks it, and keeps
-a record and the weights of each in `--output`; what has a record is not run again. Then
+Trains every contender of `robust_arms.py` for each data set, network and seed, attacks it, keeps a
+record and the weights of each in `--output`; what has a record is not run again. Then
 `robust_report.py` writes the tables of `docs/robust.md` from the records.
 """
 

@@ -85,6 +85,8 @@ class AttackOptions:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "AttackOptions":
-        known = {f.name for f in fields(cls)}
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-        return cls(**{**lists, "output": Path(values["output"])})
+        known = {f.name for f in fields(cls)} & values.keys()
+        found: dict[str, Any] = {name: values[name] for name in known}
+        for name, value in found.items():
+            found[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**{**found, "output": Path(values["output"])})

@@ -11,6 +11,8 @@ from rankwise.nn.factored import Factored
 from rankwise.nn.linear import LowRankLinear
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.init import truncated_svd, variance_preserving
+from rankwise.robust.layers import max_pool
+from rankwise.robust.walk import LAYERS
 
 SHAPES = ((20, 25), (50, 500), (500, 800), (10, 500))
 """Weights as matrices (out, in): two convolutions of 5 x 5, two linear maps."""
@@ -28,6 +30,9 @@ class Pool(nn.MaxPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.contiguous(memory_format=torch.channels_last))
+
+
+LAYERS[Pool] = max_pool
 
 
 def lenet(maps: Sequence[nn.Module]) -> nn.Sequential:

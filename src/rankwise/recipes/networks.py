@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from rankwise.recipes.lenet import KERNEL
 from rankwise.recipes.lenet import lenet as joined
+from rankwise.robust.reachable import Reachable, Sphere
+from rankwise.robust.walk import LAYERS, Walk
 
 Factory = Callable[..., nn.Module]
 
@@ -74,6 +76,16 @@ class Residual(nn.Module):
         return (self.norm2(self.conv2(y)) + self.shortcut(x)).relu()
 
 
+def _residual(block: Residual, reachable: Reachable, walk: Walk) -> Reachable:
+    path = [block.conv1, block.norm1, nn.ReLU(), block.conv2, block.norm2]
+    return Sphere(
+        walk.through(path, reachable).radius + walk.through([block.shortcut], reachable).radius
+    )
+
+
+LAYERS[Residual] = _residual
+
+
 def cnn(classes: int, channels: int, size: int) -> nn.Sequential:
     """Three residual blocks of 48, 96 and 96 kernels, for images of any size.
 
@@ -114,6 +126,15 @@ class Inverted(nn.Module):
         y = self.norm2(self.depthwise(y)).relu()
         y = self.norm3(self.project(y))
         return x + y if self.has_sum else y
+
+
+def _inverted(block: Inverted, reachable: Reachable, walk: Walk) -> Reachable:
+    path = [block.expand, block.norm1, nn.ReLU(), block.depthwise, block.norm2, nn.ReLU()]
+    path += [block.project, block.norm3]
+    return Sphere(walk.through(path, reachable).radius + reachable.radius * block.has_sum)
+
+
+LAYERS[Inverted] = _inverted
 
 
 def mobile(classes: int, channels: int, size: int) -> nn.Sequential:
