@@ -26,7 +26,7 @@ from rankwise.robust.auto_attack import apgd, targeted_apgd
 EPS = {"fashion-mnist": (0.01, 0.02, 0.05), "mnist": (0.02, 0.05, 0.1)}
 """Of a pixel in [0, 1], for the l_inf attacks."""
 AGAINST_EPS = {"fashion-mnist": 0.03, "mnist": 0.1}
-EPOCHS = {"mlp": 6, "vgg": 3}
+EPOCHS = {"mlp": 6, "vgg": 2}
 ROWS = {"mlp": (2000, 200, 25), "vgg": (400, 60, 10)}
 """Test images for FGSM and PGD, for AutoAttack's two APGD members, and steps of the latter."""
 

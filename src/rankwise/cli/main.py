@@ -38,6 +38,7 @@ def _run(arguments: list[str]) -> None:
         import tyro
     except ImportError as error:
         raise ImportError(f"the command line needs tyro: {INSTALL}") from error
+    from rankwise.cli.attack import run_attack
     from rankwise.cli.compress import run_compress
     from rankwise.cli.finetune import run_finetune
     from rankwise.cli.plan import run_plan
@@ -46,6 +47,7 @@ def _run(arguments: list[str]) -> None:
 
     tyro.extras.subcommand_cli_from_dict(
         {
+            "attack": run_attack,
             "compress": run_compress,
             "finetune": run_finetune,
             "plan": run_plan,

@@ -1,0 +1,26 @@
+"""`rankwise attack`: the job, with its progress and its table on the screen."""
+
+from rankwise.cli.progress import progress
+from rankwise.cli.table import comparison
+from rankwise.recipes.attack import FIGURE, TABLE, attack, table_of
+from rankwise.recipes.attack_options import AttackOptions
+from rankwise.recipes.folder import METRICS
+from rankwise.recipes.history import Line
+
+
+def run_attack(options: AttackOptions) -> None:
+    """Attack, and print how the models compare."""
+    with progress(_state) as (console, watcher):
+        outcome = attack(options, watcher)
+    console.print(comparison(*table_of(outcome.metrics)))
+    for name, measures in outcome.metrics["models"].items():
+        for sign in measures["masking"]:
+            console.print(f"{name} may only look robust: {sign}")
+        if measures.get("uncertified"):
+            console.print(f"{name} is not certified: {measures['uncertified']}")
+    files = ", ".join(str(outcome.folder / name) for name in (FIGURE, TABLE, METRICS))
+    console.print(f"written: {files}", soft_wrap=True)
+
+
+def _state(line: Line) -> str:
+    return f"loss {line['loss']:.3f}"

@@ -1,0 +1,182 @@
+"""The job of `rankwise attack`."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rankwise.io.atomic import write_text
+from rankwise.recipes.attack_options import AttackOptions
+from rankwise.recipes.attacks import ATTACKS, budgets
+from rankwise.recipes.comparison import score
+from rankwise.recipes.folder import METRICS, begin, prepared
+from rankwise.recipes.history import Watcher
+from rankwise.recipes.images import Images
+from rankwise.recipes.machine import versions
+from rankwise.recipes.victims import Victim, subjects_for
+from rankwise.report.attack_figure import draw_attacks
+from rankwise.report.markdown import markdown
+from rankwise.robust.certificate import certified_accuracy, certified_radius
+from rankwise.robust.condition_numbers import condition_numbers
+from rankwise.robust.evaluate import evaluate
+from rankwise.robust.lipschitz import lipschitz_bound
+from rankwise.robust.masking import masking_signs
+from rankwise.robust.normalised import Normalised
+
+TABLE, FIGURE = "table.md", "attack.png"
+PACKAGES = ("rankwise", "torch", "safetensors")
+
+Measures = dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What a finished run leaves, beside its files."""
+
+    metrics: Measures
+    folder: Path
+
+
+def attack(asked: AttackOptions, watcher: Watcher) -> Outcome:
+    """Attack as `asked`; writes the folder's files.
+
+    Raises ValueError, TypeError, FileNotFoundError, ImportError or RuntimeError for what the user
+    can mend, and Interrupted when asked to stop while it trains.
+    """
+    options = prepared(asked)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    if not options.resume:
+        begin(options, (TABLE, FIGURE))
+    victims, images = subjects_for(options, watcher)
+    _check_surrogate(options, victims)
+    models = {victim.name: _measured(victim, images, options, watcher) for victim in victims}
+    _attack_all(models, victims, images, options, watcher)
+    metrics = {
+        "models": models,
+        "surrogate": options.surrogate,
+        "rows": min(options.rows, len(images.test)),
+        "seed": options.seed,
+        "options": options.to_json(),
+        "versions": versions(PACKAGES),
+    }
+    _write(options.output, metrics)
+    return Outcome(metrics, options.output)
+
+
+def seen(victim: Victim, images: Images) -> Normalised:
+    """The model of pixels in [0, 1]."""
+    device = next((p.device for p in victim.model.parameters()), torch.device("cpu"))
+    return Normalised(victim.model, images.mean, images.deviation).to(device).eval()
+
+
+def _measured(victim: Victim, images: Images, options: AttackOptions, watcher: Watcher) -> Measures:
+    """What is known of a model without an attack, and whether attacks can be believed."""
+    watcher.say(f"certifying {victim.name}")
+    x, y = _images(images, options)
+    with warnings.catch_warnings():
+        # They go into the table.
+        warnings.simplefilter("ignore", UserWarning)
+        signs = masking_signs(seen(victim, images), x, y, max(options.eps), seed=options.seed)
+    return {
+        "parameters": victim.parameters,
+        "removed": victim.removed,
+        **score(victim.model, images)._asdict(),
+        "condition": condition_numbers(victim.model),
+        "masking": signs,
+        "attacks": {},
+        **_certified(victim, images, options),
+    }
+
+
+def _certified(victim: Victim, images: Images, options: AttackOptions) -> Measures:
+    """A bound and certified accuracies, or why there are none for such a network."""
+    x, y = _images(images, options)
+    model = seen(victim, images)
+    try:
+        bound, radii = lipschitz_bound(model, x[:1]), certified_radius(model, x, y)
+    except ValueError as error:
+        return {"lipschitz": None, "certified": None, "uncertified": str(error)}
+    return {
+        "lipschitz": bound,
+        "certified": [[eps, certified_accuracy(radii, eps)] for eps in sorted(options.eps_l2)],
+    }
+
+
+def _attack_all(
+    models: dict[str, Measures],
+    victims: Sequence[Victim],
+    images: Images,
+    options: AttackOptions,
+    watcher: Watcher,
+) -> None:
+    """Accuracies at each budget, clean first, into `models`."""
+    x, y = _images(images, options)
+    pixelwise = {victim.name: seen(victim, images) for victim in victims}
+    surrogate = None if options.surrogate is None else pixelwise[options.surrogate]
+    for name in options.attacks:
+        title, make = ATTACKS[name]
+
+        def progress(done: int, total: int, title: str = title) -> None:
+            watcher.say(f"{title} {done} of {total}")
+
+        found = evaluate(
+            pixelwise, x, y, make(), budgets(name, options.eps, options.eps_l2),
+            surrogate=surrogate, seed=options.seed, progress=progress,
+        )  # fmt: skip
+        for victim, accuracies in found.accuracy.items():
+            pairs = zip(found.eps, accuracies, strict=True)
+            models[victim]["attacks"][title] = [list(pair) for pair in pairs]
+
+
+def _images(images: Images, options: AttackOptions) -> tuple[Tensor, Tensor]:
+    return images.pixels(images.test[: options.rows]), images.test_labels[: options.rows]
+
+
+def _check_surrogate(options: AttackOptions, victims: Sequence[Victim]) -> None:
+    names = [victim.name for victim in victims]
+    if options.surrogate is not None and options.surrogate not in names:
+        raise ValueError(
+            f"--surrogate must be one of {', '.join(names)}, got {options.surrogate!r}"
+        )
+
+
+def table_of(metrics: Measures) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: models side by side, quantities below each other."""
+    models: dict[str, Measures] = metrics["models"]
+    rows = [
+        ["parameters", *(f"{m['parameters']:,}" for m in models.values())],
+        ["removed, %", *(_cell(m["removed"], ".1f", 100) for m in models.values())],
+        ["largest condition number", *(_cell(_worst(m), ".1f") for m in models.values())],
+        ["Lipschitz bound", *(_cell(m["lipschitz"], ".3g") for m in models.values())],
+        ["accuracy on all test images, %", *(f"{m['accuracy']:.2%}"[:-1] for m in models.values())],
+    ]
+    first = next(iter(models.values()))
+    for title, pairs in first["attacks"].items():
+        for i, (eps, _) in enumerate(pairs[1:], start=1):
+            cells = [f"{100 * m['attacks'][title][i][1]:.1f}" for m in models.values()]
+            rows.append([f"{title}, eps {eps:g}", *cells])
+    for i, eps in enumerate(sorted(metrics["options"]["eps_l2"])):
+        cells = [
+            _cell(m["certified"] and m["certified"][i][1], ".1f", 100) for m in models.values()
+        ]
+        rows.append([f"certified, l2 eps {eps:g}", *cells])
+    return ["", *models], rows
+
+
+def _worst(measures: Measures) -> float | None:
+    return max(measures["condition"].values(), default=None)
+
+
+def _cell(value: float | None, form: str, factor: float = 1.0) -> str:
+    return "-" if value is None else format(factor * value, form)
+
+
+def _write(folder: Path, metrics: Measures) -> None:
+    """All files but `metrics.json` first: where that is, the run is complete."""
+    write_text(folder / TABLE, markdown(*table_of(metrics)))
+    draw_attacks(metrics, folder / FIGURE)
+    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
