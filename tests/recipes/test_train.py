@@ -219,7 +219,7 @@ def test_epochs_count_whole_batches():
         ({"lr": 0.1, "rate_free": True}, "--lr and --rate-free exclude each other"),
         ({"resume": True, "overwrite": True}, "--resume .* --overwrite"),
         ({"keep": 0.001}, "--keep must be at least 0.0.* here"),
-        ({"model": "resnet"}, "one of mlp, lenet, cnn, mobile, vit or an import path"),
+        ({"model": "resnet"}, "one of mlp, lenet, cnn, vgg, mobile, vit or an import path"),
         ({"model": "vit", "data": "nowhere"}, "--data nowhere is no folder"),
     ],
 )

@@ -115,6 +115,7 @@ def _metrics(
     return found | {
         "removed": 1 - end / total,
         "ranks": {name: layer.rank for name, layer in optimizer.layers},
+        "condition": histories["low_rank"][-1]["condition"],
         "start": start.ranks,
         "shapes": {name: list(shape) for name, shape in start.shapes.items()},
         "steps": runs["low_rank"].steps,

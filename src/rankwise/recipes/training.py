@@ -17,9 +17,12 @@ from rankwise.io.training import load_training, save_training
 from rankwise.optim.layers import numbers_held
 from rankwise.optim.optimizer import Optimizer
 from rankwise.recipes.history import Line, append_line, truncate_history
+from rankwise.robust.condition_numbers import conditions_of
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
+CONDITION_EVERY = 25
+"""Steps between two lines of the history that tell the layers' condition numbers."""
 
 
 class Interrupted(Exception):
@@ -78,6 +81,8 @@ def train(
     with _asked_to_stop() as asked:
         for step in range(len(history) + 1, run.steps + 1):
             line = _step(run, loss_at, step)
+            if run.optimizer.layers and (step % CONDITION_EVERY == 0 or step == run.steps):
+                line["condition"] = conditions_of(run.optimizer.layers)
             append_line(run.files / HISTORY, line)
             history.append(line)
             report(line)

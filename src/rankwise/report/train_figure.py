@@ -1,6 +1,7 @@
 """The picture of a training from scratch: ranks, loss and size over the steps, accuracy."""
 
 from collections.abc import Mapping, Sequence
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ def draw_training(
     Raises:
         ImportError: without matplotlib.
     """
-    height = max(5.0, 1.5 + 0.3 * min(MOST_LABELS, len(metrics["ranks"])))
+    height = max(6.5, 1.5 + 0.3 * min(MOST_LABELS, len(metrics["ranks"])))
     figure = canvas(12.5, height)
     halves: Any = figure.subfigures(1, 2, width_ratios=(1, 1.25))
     _draw_ranks(halves[0].subplots(), metrics)
-    loss, size = halves[1].subplots(2, 1, sharex=True)
+    loss, size, condition = halves[1].subplots(3, 1, sharex=True, height_ratios=(3, 2, 2))
     _draw_loss(loss, metrics, histories)
     _draw_size(size, metrics, histories)
+    _draw_conditions(condition, histories["low_rank"])
     write_png(figure, path)
 
 
@@ -100,6 +102,25 @@ def _draw_size(
     axes.annotate(f"{metrics['removed']:.1%} removed", (steps[-1], sizes[-1]), (0, 6),
                   textcoords="offset points", ha="right", fontsize=9)  # fmt: skip
     axes.set_ylim(0, 1.15 * total)
-    axes.set_ylabel("parameters (thousands)")
+    axes.set_ylabel("parameters\n(thousands)")
+    plain(axes)
+
+
+def _draw_conditions(axes: Any, history: Sequence[Mapping[str, Any]]) -> None:
+    """A line a layer; those that are infinite have gaps."""
+    from matplotlib.ticker import LogLocator
+
+    lines = [line for line in history if "condition" in line]
+    steps = [line["step"] for line in lines]
+    for name in lines[-1]["condition"]:
+        values = [line["condition"].get(name, inf) for line in lines]
+        drawn = [v if v < inf else nan for v in values]
+        axes.plot(steps, drawn, color=BLUE, linewidth=1, alpha=0.6)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=1, top=max(2.0, axes.get_ylim()[1]))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.set_ylabel("condition of\neach layer")
     axes.set_xlabel("step")
     plain(axes)
