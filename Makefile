@@ -21,9 +21,11 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/finetune.py $(ARGS)
 
-# torch goes first and alone, so that no other package chooses its build.
+# torch goes first and alone, so that no other package chooses its build. torchattacks declares
+# torchvision and an old requests, and imports neither.
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[finetune,bench,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchattacks
 	touch $@
