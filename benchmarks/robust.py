@@ -42,6 +42,7 @@ class Options:
     against: bool = False
     """Train all of them against an adversary."""
     epochs: int | None = None
+    arms: tuple[str, ...] = tuple(ARMS)
     auto: bool = True
 
 
@@ -75,7 +76,7 @@ def _run(case: Case, options: Options) -> None:
 
 def _contenders(ring: Ring, options: Options) -> Iterator[tuple[str, Trained, float]]:
     for name, arm in ARMS.items():
-        if ring.case.eps and name not in AGAINST:
+        if name not in (AGAINST if ring.case.eps else options.arms):
             continue
         missing = not _path(ring.case, name, options).exists()
         cut = name == "dense" and not _path(ring.case, TRUNCATED, options).exists()

@@ -143,8 +143,10 @@ ARMS: dict[str, Callable[[Ring], Trained]] = {
     "beta 1": low_rank(robust.SpreadPenalty(1.0)),
     "CondLR clamp": condlr,
     "norm 1": low_rank(robust.NormLimit(1.0)),
+    "norm 0.5": low_rank(robust.NormLimit(0.5)),
+    "norm 0.4": low_rank(robust.NormLimit(0.4)),
 }
 TRUNCATED = "truncated SVD"
 """An arm without a training of its own."""
-AGAINST = ("dense", "DLRT", "beta 0.3", "norm 1")
+AGAINST = ("dense", "DLRT", "beta 0.3", "norm 1", "norm 0.5")
 """Those that are trained against an adversary as well."""
