@@ -14,7 +14,6 @@ def run_attack(subjects: tuple[str, ...] = (), /, *, settings: AttackSettings) -
     Args:
         subjects: Run folders of `rankwise train`, or package.module:factory, which returns a
             trained module [three networks, trained here first].
-        settings: How.
     """
     options = AttackOptions(**vars(settings), subjects=subjects)
     with progress(_state) as (console, watcher):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rankwise.io.atomic import write_text
 from rankwise.recipes.attack_options import DEFAULT_DATA, AttackOptions
-from rankwise.recipes.attacks import ATTACKS, budgets
+from rankwise.recipes.attacks import ATTACKS, budgets, check_classes
 from rankwise.recipes.comparison import score
 from rankwise.recipes.folder import METRICS, begin, prepared
 from rankwise.recipes.history import Watcher
@@ -70,16 +70,17 @@ def _subjects(options: AttackOptions, watcher: Watcher) -> Subjects:
     """What is attacked. The folder begins when all that was asked for has been found fit."""
     if options.subjects:
         found = read_subjects(options.subjects, options.data, options.output, watcher)
-        _begin(options, [victim.name for victim in found.victims])
+        _begin(options, found.images, [victim.name for victim in found.victims])
         return found
     watcher.say("loading data")
     data = options.data or DEFAULT_DATA
     images = read_images(data)
-    _begin(options, NAMES)
+    _begin(options, images, NAMES)
     return Subjects(trained_victims(options, data, images, watcher), images)
 
 
-def _begin(options: AttackOptions, names: Sequence[str]) -> None:
+def _begin(options: AttackOptions, images: Images, names: Sequence[str]) -> None:
+    check_classes(options.attacks, len(images.classes))
     if options.surrogate is not None and options.surrogate not in names:
         raise ValueError(
             f"--surrogate must be one of {', '.join(map(repr, names))}, got {options.surrogate!r}"

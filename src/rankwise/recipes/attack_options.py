@@ -87,7 +87,7 @@ class AttackOptions(AttackSettings):
         """ValueError, naming the option, for values that cannot work."""
         super().check()
         for name in OF_TRAINING if self.subjects else ():
-            value, rule = getattr(self, name), "is of a training, which subjects have behind them"
+            value, rule = getattr(self, name), "is for training without subjects; leave it out"
             require(value is None, name, rule, value)
 
     def to_json(self) -> dict[str, Any]:

@@ -179,9 +179,14 @@ def network(
     """
     factory = BUILT_IN.get(name) or _imported(name, asked)
     facts = {"classes": classes, "channels": channels, "size": size}
+    accepted = _accepted(factory, facts)
+    try:
+        inspect.signature(factory).bind(**accepted)
+    except TypeError as error:
+        raise TypeError(f"{asked} {name} needs more than {', '.join(facts)}: {error}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = factory(**_accepted(factory, facts))
+        model = factory(**accepted)
     if not isinstance(model, nn.Module):
         raise TypeError(f"{asked} {name} returned {type(model).__name__}, not a torch.nn.Module")
     return model

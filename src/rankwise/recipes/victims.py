@@ -49,7 +49,7 @@ def read_subjects(
 
     Raises ValueError, FileNotFoundError, ImportError or TypeError, naming the subject.
     """
-    folders = {s: Path(s) for s in subjects if ":" not in s or Path(s).is_dir()}
+    folders = {s: Path(s) for s in subjects if not all(s.partition(":")) or Path(s).is_dir()}
     runs = {s: run_options(folder) for s, folder in folders.items()}
     places = Counter(str(folders[s].resolve()) if s in folders else s for s in subjects)
     if len(places) < len(subjects):
@@ -88,12 +88,12 @@ def _common_data(runs: dict[str, TrainOptions], data: str | None) -> str:
 
 def run_options(folder: Path) -> TrainOptions:
     """Of a finished run of `rankwise train`; else FileNotFoundError or ValueError."""
-    if str(folder) in BUILT_IN:
-        raise ValueError(
-            f"the network {folder} has to be trained first: rankwise train --model {folder}, and "
-            "attack its run folder"
-        )
     if not folder.is_dir():
+        if str(folder) in BUILT_IN:
+            raise ValueError(
+                f"the network {folder} has to be trained first: rankwise train --model {folder}, "
+                "and attack its run folder"
+            )
         raise FileNotFoundError(
             f"{str(folder)!r} is neither a run folder nor an import path such as "
             "package.module:factory"
@@ -144,4 +144,6 @@ def _imported(path: str, images: Images) -> Victim:
             f"subject {path} returns {got} for one image; logits of {len(images.classes)} classes, "
             f"a tensor {(1, len(images.classes))}, are needed"
         )
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"subject {path} returns logits that are not finite")
     return Victim(path.rpartition(":")[2], model, sum(p.numel() for p in model.parameters()), None)

@@ -70,18 +70,23 @@ def _style(i: int) -> dict[str, Any]:
 
 
 def _draw_conditions(axes: Any, models: Mapping[str, Any]) -> None:
-    """Layers from the input to the output; infinite numbers, None, are left out."""
-    names = (name for m in models.values() for name in m["condition"])
-    every = list(dict.fromkeys(names))
-    layers = every[:MOST_LAYERS]
+    """Layers from the input to the output, by name where all networks have the same ones.
+
+    Infinite numbers, which are None, are left out.
+    """
     for i, (name, m) in enumerate(models.items()):
-        places = [j for j, layer in enumerate(layers) if m["condition"].get(layer) is not None]
-        values = [m["condition"][layers[j]] for j in places]
+        numbers = list(m["condition"].values())[:MOST_LAYERS]
+        places = [j for j, number in enumerate(numbers) if number is not None]
+        values = [numbers[j] for j in places]
         axes.plot(places, values, label=name, linewidth=1, **_style(i))
+    layers = {tuple(m["condition"]) for m in models.values()}
+    if len(layers) == 1:
+        names = layers.pop()[:MOST_LAYERS]
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    longest = max(len(m["condition"]) for m in models.values())
+    left_out = f", the first {MOST_LAYERS} layers" if longest > MOST_LAYERS else ""
     axes.set_yscale("log")
-    axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right", fontsize=8)
     axes.set_ylabel("condition number")
     axes.set_xlabel("layer")
-    left_out = f", the first {MOST_LAYERS} layers" if len(every) > MOST_LAYERS else ""
     axes.set_title(f"spectra{left_out}", loc="left", fontweight="bold")
     plain(axes)
