@@ -3,13 +3,19 @@
 from rankwise.cli.progress import progress
 from rankwise.cli.table import comparison
 from rankwise.recipes.attack import FIGURE, TABLE, attack, table_of
-from rankwise.recipes.attack_options import AttackOptions
+from rankwise.recipes.attack_options import AttackOptions, AttackSettings
 from rankwise.recipes.folder import METRICS
 from rankwise.recipes.history import Line
 
 
-def run_attack(options: AttackOptions) -> None:
-    """Attack, and print how the models compare."""
+def run_attack(subjects: tuple[str, ...] = (), /, *, settings: AttackSettings) -> None:
+    """Attack, and print how the models compare.
+
+    Args:
+        subjects: Run folders of `rankwise train`, or package.module:factory, which returns a
+            trained module [three networks, trained here first].
+    """
+    options = AttackOptions(**vars(settings), subjects=subjects)
     with progress(_state) as (console, watcher):
         outcome = attack(options, watcher)
     console.print(comparison(*table_of(outcome.metrics)))

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,19 +11,20 @@ import torch
 from torch import Tensor
 
 from rankwise.io.atomic import write_text
-from rankwise.recipes.attack_options import AttackOptions
-from rankwise.recipes.attacks import ATTACKS, budgets
+from rankwise.recipes.attack_options import DEFAULT_DATA, AttackOptions
+from rankwise.recipes.attacks import ATTACKS, budgets, check_classes
 from rankwise.recipes.comparison import score
 from rankwise.recipes.folder import METRICS, begin, prepared
 from rankwise.recipes.history import Watcher
-from rankwise.recipes.images import Images
+from rankwise.recipes.images import Images, read_images
 from rankwise.recipes.machine import versions
-from rankwise.recipes.victims import Victim, subjects_for
+from rankwise.recipes.trained_victims import NAMES, discard, trained_victims
+from rankwise.recipes.victims import Subjects, Victim, read_subjects
 from rankwise.report.attack_figure import draw_attacks
 from rankwise.report.markdown import markdown
 from rankwise.robust.certificate import certified_accuracy, certified_radius
 from rankwise.robust.condition_numbers import condition_numbers
-from rankwise.robust.evaluate import evaluate
+from rankwise.robust.evaluate import evaluate, moved
 from rankwise.robust.lipschitz import lipschitz_bound
 from rankwise.robust.masking import masking_signs
 from rankwise.robust.normalised import Normalised
@@ -49,10 +51,7 @@ def attack(asked: AttackOptions, watcher: Watcher) -> Outcome:
     options = prepared(asked)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if not options.resume:
-        begin(options, (TABLE, FIGURE))
-    victims, images = subjects_for(options, watcher)
-    _check_surrogate(options, victims)
+    victims, images = _subjects(options, watcher)
     models = {victim.name: _measured(victim, images, options, watcher) for victim in victims}
     _attack_all(models, victims, images, options, watcher)
     metrics = {
@@ -67,10 +66,37 @@ def attack(asked: AttackOptions, watcher: Watcher) -> Outcome:
     return Outcome(metrics, options.output)
 
 
+def _subjects(options: AttackOptions, watcher: Watcher) -> Subjects:
+    """What is attacked. The folder begins when all that was asked for has been found fit."""
+    if options.subjects:
+        found = read_subjects(options.subjects, options.data, options.output, watcher)
+        _begin(options, found.images, [victim.name for victim in found.victims])
+        return found
+    watcher.say("loading data")
+    data = options.data or DEFAULT_DATA
+    images = read_images(data)
+    _begin(options, images, NAMES)
+    return Subjects(trained_victims(options, data, images, watcher), images)
+
+
+def _begin(options: AttackOptions, images: Images, names: Sequence[str]) -> None:
+    check_classes(options.attacks, len(images.classes))
+    if options.surrogate is not None and options.surrogate not in names:
+        raise ValueError(
+            f"--surrogate must be one of {', '.join(map(repr, names))}, got {options.surrogate!r}"
+        )
+    if options.resume:
+        return
+    if not options.subjects:
+        discard(options.output)
+    begin(options, (TABLE, FIGURE))
+
+
 def seen(victim: Victim, images: Images) -> Normalised:
     """The model of pixels in [0, 1]."""
-    device = next((p.device for p in victim.model.parameters()), torch.device("cpu"))
-    return Normalised(victim.model, images.mean, images.deviation).to(device).eval()
+    pixelwise = Normalised(victim.model, images.mean, images.deviation)
+    first = next(victim.model.parameters(), None)
+    return pixelwise.to(None if first is None else first.device).eval()
 
 
 def _measured(victim: Victim, images: Images, options: AttackOptions, watcher: Watcher) -> Measures:
@@ -85,24 +111,30 @@ def _measured(victim: Victim, images: Images, options: AttackOptions, watcher: W
         "parameters": victim.parameters,
         "removed": victim.removed,
         **score(victim.model, images)._asdict(),
-        "condition": condition_numbers(victim.model),
+        "condition": _finite(condition_numbers(victim.model)),
         "masking": signs,
         "attacks": {},
         **_certified(victim, images, options),
     }
 
 
+def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity: None is a weight that is singular."""
+    return {name: n if n < inf else None for name, n in numbers.items()}
+
+
 def _certified(victim: Victim, images: Images, options: AttackOptions) -> Measures:
     """A bound and certified accuracies, or why there are none for such a network."""
-    x, y = _images(images, options)
     model = seen(victim, images)
+    x, y = (moved(model, t) for t in _images(images, options))
     try:
         bound, radii = lipschitz_bound(model, x[:1]), certified_radius(model, x, y)
     except ValueError as error:
         return {"lipschitz": None, "certified": None, "uncertified": str(error)}
+    budgets_l2 = sorted(set(options.eps_l2))
     return {
         "lipschitz": bound,
-        "certified": [[eps, certified_accuracy(radii, eps)] for eps in sorted(options.eps_l2)],
+        "certified": [[eps, certified_accuracy(radii, eps)] for eps in budgets_l2],
     }
 
 
@@ -136,14 +168,6 @@ def _images(images: Images, options: AttackOptions) -> tuple[Tensor, Tensor]:
     return images.pixels(images.test[: options.rows]), images.test_labels[: options.rows]
 
 
-def _check_surrogate(options: AttackOptions, victims: Sequence[Victim]) -> None:
-    names = [victim.name for victim in victims]
-    if options.surrogate is not None and options.surrogate not in names:
-        raise ValueError(
-            f"--surrogate must be one of {', '.join(names)}, got {options.surrogate!r}"
-        )
-
-
 def table_of(metrics: Measures) -> tuple[list[str], list[list[str]]]:
     """Header and rows: models side by side, quantities below each other."""
     models: dict[str, Measures] = metrics["models"]
@@ -159,7 +183,7 @@ def table_of(metrics: Measures) -> tuple[list[str], list[list[str]]]:
         for i, (eps, _) in enumerate(pairs[1:], start=1):
             cells = [f"{100 * m['attacks'][title][i][1]:.1f}" for m in models.values()]
             rows.append([f"{title}, eps {eps:g}", *cells])
-    for i, eps in enumerate(sorted(metrics["options"]["eps_l2"])):
+    for i, eps in enumerate(sorted(set(metrics["options"]["eps_l2"]))):
         cells = [
             _cell(m["certified"] and m["certified"][i][1], ".1f", 100) for m in models.values()
         ]
@@ -168,7 +192,8 @@ def table_of(metrics: Measures) -> tuple[list[str], list[list[str]]]:
 
 
 def _worst(measures: Measures) -> float | None:
-    return max(measures["condition"].values(), default=None)
+    numbers = (inf if n is None else n for n in measures["condition"].values())
+    return max(numbers, default=None)
 
 
 def _cell(value: float | None, form: str, factor: float = 1.0) -> str:

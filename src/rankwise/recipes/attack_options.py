@@ -1,35 +1,27 @@
 """What `rankwise attack` can be told."""
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from rankwise.recipes.attacks import ATTACKS
-from rankwise.recipes.folder import require
+from rankwise.recipes.folder import POSITIONAL, require
 
 DEFAULT_EPOCHS = 5
 DEFAULT_DATA = "fashion-mnist"
-
-
-def _positional() -> Any:
-    """How tyro is told, without the need for it."""
-    try:
-        from tyro.conf import Positional
-    except ImportError:
-        return None
-    return Positional
+DEFAULT_NORM = 1.0
+OF_TRAINING = ("epochs", "steps", "max_norm")
 
 
 @dataclass(frozen=True)
-class AttackOptions:
+class AttackSettings:
     """Attack classifiers: their accuracy under attacks, what is certified, their spectra.
 
     Without options: a dense perceptron, a low-rank one and a robust low-rank one, a tenth of its
     size, are trained on Fashion-MNIST and attacked side by side, in minutes.
     """
 
-    subjects: Annotated[tuple[str, ...], _positional()] = ()
-    """Run folders of `rankwise train`, or package.module:factory that returns a trained module."""
     data: str | None = None
     """Images, as for `rankwise train` [those of the runs; fashion-mnist]."""
     attacks: tuple[str, ...] = ("fgsm", "pgd")
@@ -42,12 +34,12 @@ class AttackOptions:
     """Make adversarial images on the model of this name, and show them to all [on each itself]."""
     rows: int = 1000
     """Test images that are attacked, the first ones."""
-    epochs: int = DEFAULT_EPOCHS
-    """Without subjects: times that each image is seen in training."""
+    epochs: int | None = None
+    """Without subjects: times that each image is seen in training [5]."""
     steps: int | None = None
     """Without subjects: number of training steps, instead of --epochs."""
-    max_norm: float = 1.0
-    """Without subjects: largest singular value of the robust network's layers."""
+    max_norm: float | None = None
+    """Without subjects: largest singular value of the robust network's layers [1]."""
     seed: int = 0
     """Of training and of the attacks' random numbers."""
     output: Path = Path("runs/attack")
@@ -57,7 +49,7 @@ class AttackOptions:
     overwrite: bool = False
     """Replace an earlier run in --output."""
     save_every: int = 500
-    """Steps between two checkpoints."""
+    """Without subjects: steps between two checkpoints."""
     threads: int | None = None
     """Threads of torch [as torch decides]."""
 
@@ -70,15 +62,33 @@ class AttackOptions:
         if unknown or not self.attacks:
             got = unknown[0] if unknown else "none"
             raise ValueError(f"--attacks must be among {', '.join(ATTACKS)}, got {got}")
-        for name in ("eps", "eps_l2"):
-            value = getattr(self, name)
-            least = all(0 < e < float("inf") for e in value) and value
-            require(bool(least), name, "must be finite positive numbers", value)
-        require(max(self.eps) <= 1, "eps", "is of a pixel in [0, 1]", max(self.eps))
-        require(0 < self.max_norm < float("inf"), "max_norm", "must be positive", self.max_norm)
+        twice = len(set(self.attacks)) < len(self.attacks)
+        require(not twice, "attacks", "must not name one twice", " ".join(self.attacks))
+        _check_budgets("eps", self.eps, 1.0, "must be numbers in (0, 1], of a pixel")
+        _check_budgets("eps_l2", self.eps_l2, float("inf"), "must be finite positive numbers")
+        norm = self.max_norm
+        finite = norm is None or 0 < norm < float("inf")
+        require(finite, "max_norm", "must be finite and positive", norm)
         require(self.seed >= 0, "seed", "must not be negative", self.seed)
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("--epochs and --steps both say how long; give one of them")
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a run and --overwrite discards it; give one")
+
+
+@dataclass(frozen=True)
+class AttackOptions(AttackSettings):
+    """Settings, and what is attacked."""
+
+    subjects: tuple[str, ...] = field(default=(), metadata=POSITIONAL)
+    """Run folders of `rankwise train`, or package.module:factory that returns a trained module."""
+
+    def check(self) -> None:
+        """ValueError, naming the option, for values that cannot work."""
+        super().check()
+        for name in OF_TRAINING if self.subjects else ():
+            value, rule = getattr(self, name), "is for training without subjects; leave it out"
+            require(value is None, name, rule, value)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "output": str(self.output)}
@@ -90,3 +100,8 @@ class AttackOptions:
         for name, value in found.items():
             found[name] = tuple(value) if isinstance(value, list) else value
         return cls(**{**found, "output": Path(values["output"])})
+
+
+def _check_budgets(name: str, budgets: Sequence[float], most: float, rule: str) -> None:
+    fit = bool(budgets) and all(0 < eps <= most and eps < float("inf") for eps in budgets)
+    require(fit, name, rule, " ".join(map(str, budgets)) or "none")

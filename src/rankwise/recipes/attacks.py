@@ -12,6 +12,9 @@ from rankwise.robust.mixup import MixupAttack
 from rankwise.robust.noise import Noise
 from rankwise.robust.pgd import PGD
 
+FEWEST_CLASSES = 4
+"""For the targeted loss of AutoAttack."""
+
 
 class Named(NamedTuple):
     """An attack, and how a table calls it."""
@@ -32,6 +35,15 @@ ATTACKS: dict[str, Named] = {
     "pgd-l2": Named("PGD-20, l2", lambda: PGD(L2())),
     "noise-l2": Named("noise, l2", lambda: Noise(L2())),
 }
+
+
+def check_classes(names: Sequence[str], classes: int) -> None:
+    """ValueError for an attack that needs more classes; otherwise it would tell in its midst."""
+    if "auto" in names and classes < FEWEST_CLASSES:
+        raise ValueError(
+            f"--attacks auto compares the {FEWEST_CLASSES} largest logits, the images have "
+            f"{classes} classes; take others"
+        )
 
 
 def budgets(name: str, eps: Sequence[float], eps_l2: Sequence[float]) -> list[float]:

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rankwise.recipes.classifier import Score
 from rankwise.recipes.images import Images
+from rankwise.robust.evaluate import moved
 from rankwise.surgery.layers import low_rank_layers
 from rankwise.surgery.places import call
 from rankwise.surgery.shrink import shrink
@@ -26,10 +27,10 @@ TEST_BATCH = 1000
 @torch.no_grad()
 def score(model: nn.Module, data: Images) -> Score:
     """On the test images, as in use."""
-    device, training = next(model.parameters()).device, model.training
+    training = model.training
     model.eval()
     parts = data.test.split(TEST_BATCH)
-    logits = torch.cat([model(part.to(device)).float().cpu() for part in parts])
+    logits = torch.cat([model(moved(model, part)).float().cpu() for part in parts])
     model.train(training)
     right = (logits.argmax(1) == data.test_labels).float().mean()
     loss = nn.functional.cross_entropy(logits, data.test_labels)

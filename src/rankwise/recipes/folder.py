@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rankwise.io.atomic import write_text
 
 OPTIONS, METRICS = "options.json", "metrics.json"
+POSITIONAL = {"positional": True}
+"""Metadata of a field that has no name on the command line."""
 NOT_PART_OF_A_RUN = ("output", "resume", "overwrite", "save_every", "threads")
 
 
@@ -73,12 +75,21 @@ def conflicts(asked: Any, saved: Any) -> list[str]:
     """Options of `asked` that differ from `saved` and are not at their default."""
     default = type(asked)()
     return [
-        f"--{f.name.replace('_', '-')} {getattr(asked, f.name)} (was {getattr(saved, f.name)})"
+        f"{_flag(f)}{_typed(getattr(asked, f.name))} (was {_typed(getattr(saved, f.name))})"
         for f in fields(asked)
         if f.name not in NOT_PART_OF_A_RUN
         and getattr(asked, f.name) != getattr(default, f.name)
         and getattr(asked, f.name) != getattr(saved, f.name)
     ]
+
+
+def _flag(option: Field[Any]) -> str:
+    return "" if option.metadata == POSITIONAL else f"--{option.name.replace('_', '-')} "
+
+
+def _typed(value: Any) -> str:
+    """As on the command line."""
+    return (" ".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
 
 def require(holds: bool, name: str, rule: str, got: Any) -> None:

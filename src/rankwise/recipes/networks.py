@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rankwise.recipes.lenet import KERNEL
 from rankwise.recipes.lenet import lenet as joined
+from rankwise.recipes.vision_transformer import vit
 from rankwise.robust.reachable import Reachable, Sphere
 from rankwise.robust.walk import LAYERS, Walk
 
@@ -157,55 +158,6 @@ def mobile(classes: int, channels: int, size: int) -> nn.Sequential:
     )
 
 
-class Block(nn.Module):
-    """A block of a transformer, normalised first; its six maps are plain linear layers."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm1(x)
-        q, k, v = (self._split(part(y)) for part in (self.query, self.key, self.value))
-        attended = nn.functional.scaled_dot_product_attention(q, k, v)
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-
-class VisionTransformer(nn.Module):
-    """Patches as words, their mean classified (Dosovitskiy et al., 2021)."""
-
-    def __init__(
-        self, classes: int, channels: int, size: int, patch: int, width: int, depth: int
-    ) -> None:
-        super().__init__()
-        if size % patch:
-            raise ValueError(f"--model vit cuts patches of {patch}; images of {size} do not divide")
-        self.patch = patch
-        self.embed = nn.Linear(channels * patch * patch, width)
-        self.places = nn.Parameter(0.02 * torch.randn(1, (size // patch) ** 2, width))
-        self.blocks = nn.Sequential(*(Block(width, heads=4) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        patches = nn.functional.unfold(x, self.patch, stride=self.patch).mT
-        states: Tensor = self.blocks(self.embed(patches) + self.places)
-        return self.head(self.norm(states.mean(1)))
-
-
-def vit(classes: int, channels: int, size: int) -> VisionTransformer:
-    """Four blocks of width 128 on patches of 7 x 7 (4 x 4 where 7 does not divide `size`)."""
-    patch = 7 if size % 7 == 0 else 4
-    return VisionTransformer(classes, channels, size, patch, width=128, depth=4)
-
-
 BUILT_IN: dict[str, Factory] = {
     "mlp": mlp,
     "lenet": lenet,
@@ -216,27 +168,35 @@ BUILT_IN: dict[str, Factory] = {
 }
 
 
-def network(name: str, *, classes: int, channels: int, size: int, seed: int) -> nn.Module:
+def network(
+    name: str, asked: str = "--model", /, *, classes: int, channels: int, size: int, seed: int
+) -> nn.Module:
     """A built-in network, or what `package.module:factory` returns; its start depends on `seed`.
 
     A factory gets those of `classes`, `channels` and `size` (of the square images) that it takes.
-    Raises ValueError, ImportError or TypeError, naming what is wrong with `name`.
+    Raises ValueError, ImportError or TypeError, naming what is wrong with `name`, which the user
+    gave as `asked`.
     """
-    factory = BUILT_IN.get(name) or _imported(name)
+    factory = BUILT_IN.get(name) or _imported(name, asked)
     facts = {"classes": classes, "channels": channels, "size": size}
+    accepted = _accepted(factory, facts)
+    try:
+        inspect.signature(factory).bind(**accepted)
+    except TypeError as error:
+        raise TypeError(f"{asked} {name} needs more than {', '.join(facts)}: {error}") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = factory(**_accepted(factory, facts))
+        model = factory(**accepted)
     if not isinstance(model, nn.Module):
-        raise TypeError(f"--model {name} returned {type(model).__name__}, not a torch.nn.Module")
+        raise TypeError(f"{asked} {name} returned {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
-def _imported(name: str) -> Factory:
+def _imported(name: str, asked: str) -> Factory:
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise ValueError(
-            f"--model must be one of {', '.join(BUILT_IN)} or an import path such as "
+            f"{asked} must be one of {', '.join(BUILT_IN)} or an import path such as "
             f"package.module:factory, got {name!r}"
         )
     if str(Path.cwd()) not in sys.path:  # As `python -m` does: a module beside the data is found.
@@ -244,9 +204,9 @@ def _imported(name: str) -> Factory:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ImportError(f"--model {name} could not be imported: {error}") from error
+        raise ImportError(f"{asked} {name} could not be imported: {error}") from error
     if not callable(found):
-        raise TypeError(f"--model {name} is {type(found).__name__}, which cannot be called")
+        raise TypeError(f"{asked} {name} is {type(found).__name__}, which cannot be called")
     return found
 
 

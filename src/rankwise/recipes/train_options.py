@@ -13,11 +13,12 @@ DEFAULT_LR = 0.03
 DEFAULT_DECAY = 0.05
 EPOCHS = {"mlp": 15, "lenet": 6, "cnn": 6, "vgg": 6, "mobile": 3, "vit": 4}
 OTHER_EPOCHS = 10
-CONDITIONS: dict[str, Callable[[float], Conditioning]] = {
-    "beta": SpreadPenalty,
-    "max_norm": NormLimit,
-    "max_condition": ConditionLimit,
+CONDITIONS: dict[str, tuple[Callable[[float], Conditioning], str]] = {
+    "beta": (SpreadPenalty, "must be finite and not negative"),
+    "max_norm": (NormLimit, "must be finite and positive"),
+    "max_condition": (ConditionLimit, "must be finite and at least 1"),
 }
+"""What each option does to spectra, and which values it takes."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class TrainOptions:
             raise ValueError("--keep and --tolerance are different rank rules; give one of them")
         adversarial = self.adversarial
         require(0 <= adversarial <= 1, "adversarial", "must be in [0, 1], of a pixel", adversarial)
+        if adversarial == 0 and self.adversarial_steps > 1:
+            raise ValueError("--adversarial-steps needs --adversarial, the size of the attack")
         given = [name for name in CONDITIONS if getattr(self, name) is not None]
         if len(given) > 1:
             names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -108,11 +111,18 @@ class TrainOptions:
         return DEFAULT_KEEP if self.keep is None else self.keep
 
     def conditioning(self) -> Conditioning | None:
-        """What is done to the spectra of the low-rank network."""
-        for name, kind in CONDITIONS.items():
+        """What is done to the spectra of the low-rank network.
+
+        ValueError, naming the option, for a value that cannot work.
+        """
+        for name, (kind, rule) in CONDITIONS.items():
             value = getattr(self, name)
-            if value is not None:
+            if value is None:
+                continue
+            try:
                 return kind(value)
+            except ValueError:
+                require(False, name, rule, value)
         return None
 
     def step_count(self, rows: int) -> int:

@@ -29,6 +29,7 @@ class Interrupted(Exception):
     """The run was asked to stop; its state is saved."""
 
     def __init__(self, step: int, folder: Path) -> None:
+        self.step = step
         super().__init__(f"stopped after step {step}; go on with --resume --output {folder}")
 
 

@@ -1,27 +1,27 @@
-"""Trained classifiers to attack: from runs, from an import path, or trained here first."""
+"""Trained classifiers to attack: from runs of `rankwise train`, or from an import path."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rankwise.io.checkpoint import load
-from rankwise.recipes.attack_options import DEFAULT_DATA, AttackOptions
+from rankwise.recipes.attack_options import DEFAULT_DATA
 from rankwise.recipes.folder import METRICS, OPTIONS
 from rankwise.recipes.history import Watcher
 from rankwise.recipes.image_subject import load_weights_
 from rankwise.recipes.images import Images, read_images
-from rankwise.recipes.networks import network
-from rankwise.recipes.train import MODEL, train_classifier
+from rankwise.recipes.networks import BUILT_IN, network
+from rankwise.recipes.train import MODEL
 from rankwise.recipes.train_options import TrainOptions
 from rankwise.recipes.twins import DENSE, twins_for
 from rankwise.surgery.shrink import shrink
 
-PLAIN, ROBUST = "low-rank", "robust"
-"""Folders of the networks that are trained where none are given."""
+LOW_RANK = "low rank"
 
 
 class Victim(NamedTuple):
@@ -42,69 +42,58 @@ class Subjects(NamedTuple):
     images: Images
 
 
-def subjects_for(options: AttackOptions, watcher: Watcher) -> Subjects:
-    """As asked; without subjects, three networks that are trained into `options.output`.
+def read_subjects(
+    subjects: Sequence[str], data: str | None, output: Path, watcher: Watcher
+) -> Subjects:
+    """Run folders and import paths, all for the same images; names differ.
 
     Raises ValueError, FileNotFoundError, ImportError or TypeError, naming the subject.
     """
-    if options.subjects:
-        return read_subjects(options.subjects, options.data, watcher)
-    plain, robust = options.output / PLAIN, options.output / ROBUST
-    data = options.data or DEFAULT_DATA
-    _trained(options, TrainOptions(data=data, output=plain), watcher)
-    shaped = TrainOptions(data=data, output=robust, dense=False, max_norm=options.max_norm)
-    _trained(options, shaped, watcher)
-    return read_subjects([str(plain), str(robust)], data, watcher)
-
-
-def _trained(options: AttackOptions, wanted: TrainOptions, watcher: Watcher) -> None:
-    """Train, go on, or find it done."""
-    folder = wanted.output
-    if options.resume and (folder / METRICS).exists():
-        return
-    begun = options.resume and (folder / OPTIONS).exists()
-    values = wanted.to_json() | {
-        "epochs": None if options.steps else options.epochs,
-        "steps": options.steps,
-        "seed": options.seed,
-        "save_every": options.save_every,
-        "threads": options.threads,
-        "resume": begun,
-        "overwrite": not begun,
-    }
-    train_classifier(TrainOptions.from_json(values), watcher)
-
-
-def read_subjects(subjects: Sequence[str], data: str | None, watcher: Watcher) -> Subjects:
-    """Run folders and import paths, all for the same images."""
-    runs = {s: run_options(Path(s)) for s in subjects if ":" not in s or Path(s).is_dir()}
-    asked = {run.data for run in runs.values()} | ({data} if data else set())
-    if len(asked) > 1:
-        raise ValueError(
-            f"subjects must be for the same images, got {', '.join(sorted(asked))}; attack them in "
-            "runs of their own"
-        )
+    folders = {s: Path(s) for s in subjects if not all(s.partition(":")) or Path(s).is_dir()}
+    runs = {s: run_options(folder) for s, folder in folders.items()}
+    places = Counter(str(folders[s].resolve()) if s in folders else s for s in subjects)
+    if len(places) < len(subjects):
+        raise ValueError(f"{places.most_common(1)[0][0]} is given twice; each subject has one name")
+    if str(output.resolve()) in places:
+        raise ValueError(f"--output {output} is a run to attack; name another folder")
     watcher.say("loading data")
-    images = read_images(asked.pop() if asked else DEFAULT_DATA)
-    victims: list[Victim] = []
-    for subject in subjects:
-        found = (
-            _of_run(Path(subject), runs[subject], images)
+    images = read_images(_common_data(runs, data))
+    found = [
+        (subject, victim)
+        for subject in subjects
+        for victim in (
+            victims_of_run(folders[subject], runs[subject], images)
             if subject in runs
             else [_imported(subject, images)]
         )
-        taken = {victim.name for victim in victims}
-        for victim in found:
-            name = victim.name
-            if name in taken:
-                name = f"{name} ({subject})"
-            victims.append(victim._replace(name=name))
+    ]
+    names = Counter(victim.name for _, victim in found)
+    victims = [
+        v._replace(name=f"{v.name} ({subject})") if names[v.name] > 1 else v for subject, v in found
+    ]
     return Subjects(victims, images)
+
+
+def _common_data(runs: dict[str, TrainOptions], data: str | None) -> str:
+    """The one place that all images are in, however it is written."""
+    asked = {subject: run.data for subject, run in runs.items()} | (
+        {"--data": data} if data else {}
+    )
+    places = {str(Path(place).resolve()): place for place in asked.values()}
+    if len(places) > 1:
+        said = ", ".join(f"{place} ({subject})" for subject, place in asked.items())
+        raise ValueError(f"subjects must be for the same images, got {said}; attack them apart")
+    return next(iter(places.values()), DEFAULT_DATA)
 
 
 def run_options(folder: Path) -> TrainOptions:
     """Of a finished run of `rankwise train`; else FileNotFoundError or ValueError."""
     if not folder.is_dir():
+        if str(folder) in BUILT_IN:
+            raise ValueError(
+                f"the network {folder} has to be trained first: rankwise train --model {folder}, "
+                "and attack its run folder"
+            )
         raise FileNotFoundError(
             f"{str(folder)!r} is neither a run folder nor an import path such as "
             "package.module:factory"
@@ -120,17 +109,19 @@ def run_options(folder: Path) -> TrainOptions:
     return TrainOptions.from_json(values)
 
 
-def _of_run(folder: Path, run: TrainOptions, images: Images) -> list[Victim]:
+def victims_of_run(folder: Path, run: TrainOptions, images: Images) -> list[Victim]:
     """The dense twin, where it was trained, and the low-rank network."""
     twins = twins_for(run, images)
     total = sum(p.numel() for p in twins.dense.parameters())
     found = []
     if run.dense:
         load_weights_(twins.dense, folder / DENSE / MODEL)
-        found.append(Victim("dense", twins.dense.eval(), total, 0.0))
+        found.append(Victim(DENSE, twins.dense.eval(), total, 0.0))
     load(twins.low_rank, folder / MODEL)
     size = sum(p.numel() for p in shrink(twins.low_rank).parameters())
-    name = folder.name if run.conditioning() or not run.dense else "low rank"
+    own = folder.resolve().name
+    alike = run.dense and (run.conditioning() is None or own == DENSE)
+    name = LOW_RANK if alike else own
     found.append(Victim(name, twins.low_rank.eval(), size, 1 - size / total))
     return found
 
@@ -138,17 +129,21 @@ def _of_run(folder: Path, run: TrainOptions, images: Images) -> list[Victim]:
 def _imported(path: str, images: Images) -> Victim:
     channels, height, _ = images.test.shape[1:]
     facts = {"classes": len(images.classes), "channels": channels, "size": height}
-    model = network(path, **facts, seed=0)
-    with torch.no_grad():
-        logits = model.eval()(images.test[:1].to(_device(model)))
-    if logits.shape != (1, len(images.classes)):
+    model = network(path, "subject", **facts, seed=0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    try:
+        with torch.no_grad():
+            logits = model(images.test[:1].to(device))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shape, reason = tuple(images.test[:1].shape), str(error).splitlines()[0]
+        raise ValueError(f"subject {path} does not take images {shape}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.shape != (1, len(images.classes)):
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"{path} returns {tuple(logits.shape)} for one image; logits of {len(images.classes)} "
-            "classes are needed"
+            f"subject {path} returns {got} for one image; logits of {len(images.classes)} classes, "
+            f"a tensor {(1, len(images.classes))}, are needed"
         )
+    if not bool(logits.isfinite().all()):
+        raise ValueError(f"subject {path} returns logits that are not finite")
     return Victim(path.rpartition(":")[2], model, sum(p.numel() for p in model.parameters()), None)
-
-
-def _device(model: nn.Module) -> torch.device:
-    first = next(model.parameters(), None)
-    return torch.device("cpu") if first is None else first.device

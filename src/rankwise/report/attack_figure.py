@@ -1,7 +1,6 @@
 """The picture of an attack: accuracy over its size, model by model, and their spectra."""
 
 from collections.abc import Mapping
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from rankwise.report.figure import BLUE, GREY, ORANGE, plain
 COLOURS = (ORANGE, GREY, BLUE, "#009e73", "#cc79a7", "#8c564b", "#56b4e9")
 MARKERS = "osD^vP*"
 MOST_LAYERS = 24
+MOST_NAMES = 5
+"""In a line of the legend."""
 
 
 def draw_attacks(metrics: Mapping[str, Any], path: str | Path) -> None:
@@ -42,7 +43,9 @@ def draw_attacks(metrics: Mapping[str, Any], path: str | Path) -> None:
     for axes in panels[count:]:
         axes.remove()
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False)
+    figure.legend(
+        handles, names, loc="outside upper left", ncols=min(len(names), MOST_NAMES), frameon=False
+    )
     write_png(figure, path)
 
 
@@ -60,21 +63,30 @@ def _draw_curves(axes: Any, title: str, curves: Mapping[str, Any]) -> None:
 
 
 def _style(i: int) -> dict[str, Any]:
-    marker, colour = MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]
+    """Colours come round sooner than pairs of colour and marker do."""
+    marker = MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+    colour = COLOURS[i % len(COLOURS)]
     return {"marker": marker, "color": colour, "markersize": 5}
 
 
 def _draw_conditions(axes: Any, models: Mapping[str, Any]) -> None:
-    """Layers from the input to the output; infinite ones are left out."""
-    names = (name for m in models.values() for name in m["condition"])
-    layers = list(dict.fromkeys(names))[:MOST_LAYERS]
+    """Layers from the input to the output, by name where all networks have the same ones.
+
+    Infinite numbers, which are None, are left out.
+    """
     for i, (name, m) in enumerate(models.items()):
-        places = [j for j, layer in enumerate(layers) if m["condition"].get(layer, inf) < inf]
-        values = [m["condition"][layers[j]] for j in places]
+        numbers = list(m["condition"].values())[:MOST_LAYERS]
+        places = [j for j, number in enumerate(numbers) if number is not None]
+        values = [numbers[j] for j in places]
         axes.plot(places, values, label=name, linewidth=1, **_style(i))
+    layers = {tuple(m["condition"]) for m in models.values()}
+    if len(layers) == 1:
+        names = layers.pop()[:MOST_LAYERS]
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    longest = max(len(m["condition"]) for m in models.values())
+    left_out = f", the first {MOST_LAYERS} layers" if longest > MOST_LAYERS else ""
     axes.set_yscale("log")
-    axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right", fontsize=8)
     axes.set_ylabel("condition number")
     axes.set_xlabel("layer")
-    axes.set_title("spectra", loc="left", fontweight="bold")
+    axes.set_title(f"spectra{left_out}", loc="left", fontweight="bold")
     plain(axes)
