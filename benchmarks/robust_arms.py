@@ -148,5 +148,5 @@ ARMS: dict[str, Callable[[Ring], Trained]] = {
 }
 TRUNCATED = "truncated SVD"
 """An arm without a training of its own."""
-AGAINST = ("dense", "DLRT", "beta 0.3", "norm 1", "norm 0.5")
+AGAINST = ("dense", "DLRT", "norm 1")
 """Those that are trained against an adversary as well."""
