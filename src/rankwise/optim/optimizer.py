@@ -66,7 +66,8 @@ class Optimizer(torch.optim.Optimizer):
             of its weight, > 0, by default 0.002; see `rankwise.optim.trust`. `float("inf")`: no
             limit. For steps by `lr` only.
         conditioning: what keeps the singular values of each low-rank weight together, for
-            robustness: one of `rankwise.robust`, e.g. `SpreadPenalty(beta=0.1)`. None: nothing.
+            robustness: one of `rankwise.robust`, e.g. `SpreadPenalty(beta=0.1)`. None: nothing. It
+            acts after the step: `max_step` says nothing about what a limit takes away.
         groups: dicts with `params` (parameters, modules or their names) and options of their own
             (`lr`, `weight_decay`, `max_step`); what they leave out is in the last group.
 
