@@ -276,6 +276,26 @@ def test_kinds_of_argument_that_cannot_work():
         rw.Optimizer(thin_layers(), conditioning=0.1)
 
 
+@pytest.mark.parametrize("wrong", [lambda s, k: s[:1], lambda s, k: s.mean(), lambda s, k: None])
+def test_a_projection_of_another_shape_is_told_before_any_weight_changes(wrong):
+    layer = matrix_layer([2.0, 1.0, 0.4])
+    before = copy.deepcopy(layer.state_dict())
+    optimizer = rw.Optimizer(layer, conditioning=robust.ConditionLimit(2.0, wrong))
+    with pytest.raises(ValueError, match=r"ConditionLimit.*of the shape .*\(3,\), got"):
+        step(layer, optimizer)
+    assert all(torch.equal(t, before[name]) for name, t in layer.state_dict().items())
+
+
+def test_a_model_without_low_rank_layers_has_no_spectra_to_keep():
+    dense = nn.Sequential(nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"conditioning=NormLimit.*trains none: call"):
+        rw.Optimizer(dense, conditioning=robust.NormLimit(1.0))
+    frozen = thin_layers().requires_grad_(False)
+    frozen.append(nn.Linear(2, 2, dtype=torch.float64))
+    with pytest.raises(ValueError, match="trains none"):
+        rw.Optimizer(frozen, conditioning=robust.NormLimit(1.0))
+
+
 def test_condition_numbers_by_layer():
     model = nn.Sequential(
         matrix_layer([2.0, 0.5]),

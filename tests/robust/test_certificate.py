@@ -154,3 +154,11 @@ def test_outputs_are_checked():
         model[0].bias[0] = math.nan
     with pytest.raises(ValueError, match="NaN or infinite outputs"):
         certified_radius(model, x, y)
+
+
+def test_under_autocast_it_is_the_same():
+    x, y = clouds(20, 5)
+    model = fitted(mlp(5, 8, 3, rank=2), x, y)
+    alone = certified_radius(model, x, y)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(certified_radius(model, x, y), alone)

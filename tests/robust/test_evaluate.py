@@ -113,6 +113,7 @@ def test_results_compare_sample_by_sample():
         ({"surrogate": 1}, TypeError, "`model` must be a torch.nn.Module"),
         ({"attack": FGSM}, TypeError, "`attack` must be one of rankwise.robust"),
         ({"eps": [0.1, -1.0]}, ValueError, "`eps` must be finite"),
+        ({"eps": 0.1}, TypeError, "`eps` must be several numbers"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"y": torch.full((12,), 9)}, ValueError, "labels from 9"),
         ({"x": images()[0] * 3}, ValueError, "outside `bounds`"),

@@ -313,8 +313,74 @@ def test_a_subclass_of_a_convolution_counts_as_one():
 def test_a_convolution_in_two_places_is_taken_at_the_larger_image(inner, monkeypatch):
     monkeypatch.setitem(LAYERS, nn.Upsample, constant(2.0))
     conv = nn.Conv2d(2, 2, 3, padding=1).double()
-    network = Network(nn.Sequential(conv, inner, conv), randn(1, 2, 6, 6))
-    assert network.shapes[conv][2:] == (12, 12) if isinstance(inner, nn.Upsample) else (6, 6)
+    x = randn(1, 2, 6, 6)
+    largest = 12 if isinstance(inner, nn.Upsample) else 6
+    alone = lipschitz_bound(nn.Sequential(conv), randn(1, 2, largest, largest))
+    both = lipschitz_bound(nn.Sequential(conv, inner, conv), x)
+    assert both == pytest.approx(alone**2 * lipschitz_bound(nn.Sequential(inner), x))
+
+
+def test_an_adaptive_pool_in_two_places_is_taken_at_the_smaller_image():
+    pool = nn.AdaptiveAvgPool2d(4)
+    bound = lipschitz_bound(nn.Sequential(pool, nn.ReLU(), pool), randn(1, 1, 8, 8))
+    # The first place gains 1 / 2, the second 1.
+    assert 0.5 <= bound == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.MaxPool2d(3, stride=1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(3), nn.Conv2d(1, 1, 3)],
+)
+def test_an_image_without_channels_is_refused(layer):
+    """Torch takes the rows for channels; a bound by the height alone would be too small."""
+    with pytest.raises(
+        ValueError, match=r"gets an input of shape \(1, 9, 9\), where a bound needs"
+    ):
+        lipschitz_bound(nn.Sequential(layer.double()), randn(1, 9, 9))
+
+
+def test_a_signal_without_channels_is_refused():
+    with pytest.raises(ValueError, match=r"MaxPool1d.*needs \(rows, channels, length\)"):
+        lipschitz_bound(nn.Sequential(nn.MaxPool1d(2)), randn(1, 6))
+
+
+def test_a_forward_inside_or_on_the_instance_is_another_function():
+    class Tenfold(nn.Conv2d):
+        def _conv_forward(self, x, weight, bias):
+            return super()._conv_forward(x, 10 * weight, bias)
+
+    patched = nn.Linear(4, 4).double()
+    patched.forward = lambda x: 100 * x  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"Tenfold.*no known Lipschitz bound"):
+        lipschitz_bound(nn.Sequential(Tenfold(1, 2, 3).double()), randn(1, 1, 6, 6))
+    with pytest.raises(
+        ValueError, match=r"layer '0' \(Linear\) has a `forward` set on the instance"
+    ):
+        lipschitz_bound(nn.Sequential(patched), randn(1, 4))
+
+
+def test_a_weight_that_moves_in_training_is_left_where_it_is():
+    linear = nn.utils.parametrizations.spectral_norm(nn.Linear(5, 5))
+    model = nn.Sequential(linear, nn.ReLU(), nn.Linear(5, 2)).double().train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    bound = lipschitz_bound(model, randn(2, 5), rounds=1)
+    product_bound(model, randn(2, 5))
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert model.training and bound == lipschitz_bound(model.eval(), randn(2, 5), rounds=1)
+
+
+def test_a_layer_of_zeros_ends_the_descent():
+    dead = nn.Linear(5, 4)
+    nn.init.zeros_(dead.weight)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), dead, nn.ReLU(), nn.Linear(4, 3)).double()
+    assert 0.0 <= lipschitz_bound(model, randn(1, 6)) < 1e-50
+
+
+def test_a_batch_norm_of_no_possible_variance_is_named():
+    norm = nn.BatchNorm1d(6).double()
+    norm.running_var.fill_(-1.0)
+    with pytest.raises(ValueError, match=r"BatchNorm1d\) has NaN or infinite weights"):
+        lipschitz_bound(nn.Sequential(norm), randn(1, 6))
 
 
 def test_one_module_for_images_and_vectors_is_refused_where_that_matters():

@@ -41,14 +41,15 @@ def flattened(sigma: Tensor, length: Tensor | float) -> Tensor:
     """A step of that length down the gradient of `spread`: `d sigma_i = -2 sigma_i y_i / ||y||`.
 
     `y_i = sigma_i^2 / alpha^2 - 1`, which has no unit: nor has `length`. The step multiplies by
-    exponentials, so that no singular value changes its sign, and ends where all are alike instead
-    of crossing it: there the gradient has no limit.
+    exponentials, so that no singular value changes its sign, and is never so long that two change
+    their order: it does not cross the point where all are alike, where the gradient has no limit.
     """
     tiny = torch.finfo(sigma.dtype).tiny
     y = (sigma / _mean_square_root(sigma).clamp_min(tiny)).square() - 1
     size = torch.linalg.vector_norm(y).clamp_min(tiny)
-    # By y' = -4 (1 + y) y / ||y|| the end is reached after ||y|| / 4.
-    return sigma * torch.exp(-2 * (length / size).clamp_max(0.25) * y)
+    # The squares (1 + y) exp(-4 t y) keep their order for t <= 1 / (4 (1 + y_1)).
+    longest = 0.25 / (1 + y[0]).clamp_min(1.0)
+    return sigma * torch.exp(-2 * torch.minimum(length / size, longest) * y)
 
 
 def nearest_conditioned(sigma: Tensor, kappa: float) -> Tensor:
@@ -58,6 +59,8 @@ def nearest_conditioned(sigma: Tensor, kappa: float) -> Tensor:
     `sum_{sigma_i < low} (low - sigma_i) = kappa sum_{sigma_i > kappa low} (sigma_i - kappa low)`,
     whose sides change their terms at the points `sigma_i` and `sigma_i / kappa` only.
     """
+    # Beyond this a limit lifts nothing that rounding leaves; its square must be a number.
+    kappa = min(kappa, 1.0 / torch.finfo(sigma.dtype).eps ** 2)
     at = torch.cat([sigma, sigma / kappa]).sort().values
     below = (sigma <= at[:, None]).to(sigma.dtype)
     above = (sigma > kappa * at[:, None]).to(sigma.dtype)
@@ -65,7 +68,8 @@ def nearest_conditioned(sigma: Tensor, kappa: float) -> Tensor:
     total = below @ sigma + kappa * (above @ sigma)
     # What the equation lacks grows along `at`; the last that is not positive begins the interval.
     last = ((count * at <= total).sum() - 1).clamp_min(0)
-    low = total[last] / count[last].clamp_min(1.0)
+    # An index of one number would be read by the host.
+    low = (total / count.clamp_min(1.0)).index_select(0, last[None])
     return sigma.clamp(low, kappa * low)
 
 

@@ -61,7 +61,15 @@ def check_comparable(rank_rule: RankRule, layers: list[NamedLayer]) -> None:
         )
 
 
-def check_conditioning(conditioning: Conditioning | None, rank_rule: RankRule) -> None:
+def check_conditioning(
+    conditioning: Conditioning | None, rank_rule: RankRule, layers: list[NamedLayer]
+) -> None:
+    if conditioning is not None and not layers:
+        raise ValueError(
+            f"`Optimizer(conditioning={conditioning!r})` keeps the spectra of low-rank layers in "
+            "shape, and the model trains none: call `rankwise.factorize_` or `rankwise.adapt_` "
+            "before"
+        )
     if conditioning is not None and conditioning.lifts and rank_rule.grows:
         without = "`grow=0` or " if isinstance(rank_rule, CycledRank) else ""
         raise ValueError(

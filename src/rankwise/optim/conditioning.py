@@ -17,7 +17,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from rankwise.numerics.condition import flattened, levelled, nearest_conditioned
-from rankwise.numerics.retract import whole
 
 
 class Conditioning(ABC):
@@ -131,10 +130,19 @@ class NormLimit(Conditioning):
 
 
 def shaping(
-    conditioning: Conditioning | None, scale: float, rate: Tensor | float
+    conditioning: Conditioning, scale: float, rate: Tensor | float
 ) -> Callable[[Tensor], Tensor]:
     """What becomes of the singular values of `U S V^T` in a weight `scale * U S V^T`."""
-    if conditioning is None:
-        return whole
     size = abs(scale)
-    return lambda sigma: conditioning.shaped(size * sigma, rate) / size
+
+    def shaped(sigma: Tensor) -> Tensor:
+        new = conditioning.shaped(size * sigma, rate)
+        if not isinstance(new, Tensor) or new.shape != sigma.shape:
+            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise ValueError(
+                f"{conditioning!r} must return singular values of the shape that it was given, "
+                f"{tuple(sigma.shape)}, got {got}"
+            )
+        return new / size
+
+    return shaped

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
+from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.manifold import Displaced, TangentVector
+from rankwise.numerics.retract import whole
 from rankwise.optim.adam import Adam
 from rankwise.optim.advance import advance, has_gradient
 from rankwise.optim.arguments import (
@@ -30,7 +32,7 @@ from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
 from rankwise.optim.step_control import StepControl
 from rankwise.optim.trust import Trust
-from rankwise.optim.update_rule import UpdateRule
+from rankwise.optim.update_rule import State, UpdateRule
 
 DEFAULT_MAX_STEP = 0.002
 
@@ -64,7 +66,8 @@ class Optimizer(torch.optim.Optimizer):
             of its weight, > 0, by default 0.002; see `rankwise.optim.trust`. `float("inf")`: no
             limit. For steps by `lr` only.
         conditioning: what keeps the singular values of each low-rank weight together, for
-            robustness: one of `rankwise.robust`, e.g. `SpreadPenalty(beta=0.1)`. None: nothing.
+            robustness: one of `rankwise.robust`, e.g. `SpreadPenalty(beta=0.1)`. None: nothing. It
+            acts after the step: `max_step` says nothing about what a limit takes away.
         groups: dicts with `params` (parameters, modules or their names) and options of their own
             (`lr`, `weight_decay`, `max_step`); what they leave out is in the last group.
 
@@ -109,7 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         check_combination(self.rule, self.integrator)
         check_control(self.control, {"max_step": max_step, "weight_decay": weight_decay}, groups)
         check_comparable(self.rank_rule, self.layers)
-        check_conditioning(conditioning, self.rank_rule)
+        check_conditioning(conditioning, self.rank_rule, self.layers)
         check_layers(self.rule, self.integrator, self.layers)
         self.steps = 0
         self.skipped = 0
@@ -233,11 +236,19 @@ class Optimizer(torch.optim.Optimizer):
         steps = zip(moving, points, gradients, ends, groups, strict=True)
         for (_, layer), old, xi, end, group in steps:
             state = self.state[layer.U]
-            rate = self.control.rate(state, group, relative=self.rule.relative)
-            shaped = shaping(self.conditioning, layer.scale, rate)
+            shaped = self._shaping(layer, state, group)
             new = end.cut_to([next(ranks) for _ in old.modes()], shaped)
             self.rule.transport(old, new, xi, state)
             layer.set_factors_(new)
+
+    def _shaping(
+        self, layer: LowRankModule, state: State, group: dict[str, Any]
+    ) -> Callable[[Tensor], Tensor]:
+        """What becomes of the layer's singular values."""
+        if self.conditioning is None:
+            return whole
+        rate = self.control.rate(state, group, relative=self.rule.relative)
+        return shaping(self.conditioning, layer.scale, rate)
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:

@@ -44,7 +44,8 @@ def targeted_apgd(s: Setting) -> Any:
     if s.classes < 4:
         raise ValueError(
             f"the targeted loss of AutoAttack compares the four largest logits, the model has "
-            f"{s.classes}; leave it out: `AutoAttack(members=(apgd, targeted_fab, square))`"
+            f"{s.classes}; leave it out: `AutoAttack(members=(apgd, targeted_fab, square))`, "
+            "all of `rankwise.robust.auto_attack`"
         )
     return s.package.APGDT(s.model, steps=s.steps, n_classes=s.classes, **s.common)
 

@@ -49,7 +49,8 @@ def certified_radius(model: nn.Module, x: Tensor, y: Tensor, *, rounds: int = RO
     _check_labels(y, len(x), classes)
     bounds = _pair_bounds(refined(network, rounds, _mean_square_of_pairs), classes).to(x.device)
     twin = copy.deepcopy(model).double().eval()
-    with torch.no_grad():
+    # Under autocast layers would round to 8 bits.
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         logits = torch.cat([twin(rows.double()) for rows in x.split(ROWS)])
     if not bool(logits.isfinite().all()):
         raise ValueError("`model` returns NaN or infinite outputs for some of `x`")

@@ -1,6 +1,6 @@
 """How many samples models classify as they should, under an attack, at several budgets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +77,8 @@ def evaluate(
     if not isinstance(attack, Attack):
         raise TypeError(f"`attack` must be one of rankwise.robust, such as `PGD()`, got {attack!r}")
     check_count("evaluate", "batch_size", batch_size)
+    if not isinstance(eps, Iterable):
+        raise TypeError(f"`eps` must be several numbers, such as `[0.01, 0.02]`, got {eps!r}")
     budgets = (0.0, *(e for e in map(check_eps, eps) if e > 0.0))
     asked = list(models.values()) + ([] if surrogate is None else [surrogate])
     for model in asked:

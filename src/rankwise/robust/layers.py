@@ -7,6 +7,7 @@ convolution before them, whose norm with them is less than the product of both.
 import math
 from typing import Any
 
+import torch
 from torch import nn
 
 from rankwise.nn import LowRankLinear
@@ -37,7 +38,7 @@ def unchanged(layer: nn.Module, reachable: Reachable, walk: Walk) -> Reachable:
 def linear(layer: Any, reachable: Reachable, walk: Walk) -> Reachable:
     """Of vectors an ellipsoid; where one matrix meets many places at once, a ball."""
     parts = linear_parts(layer)
-    if len(walk.shape(layer)) == 2:
+    if _on_vectors(layer, walk):
         return mapped(as_ellipsoid(reachable, parts[-1].shape[1]), parts)
     unit = mapped(as_ellipsoid(Sphere(1.0), parts[-1].shape[1]), parts)
     return Sphere(reachable.radius * unit.radius)
@@ -45,7 +46,7 @@ def linear(layer: Any, reachable: Reachable, walk: Walk) -> Reachable:
 
 def normalisation(layer: Any, reachable: Reachable, walk: Walk) -> Reachable:
     gain = normalisation_gain(layer)
-    if len(walk.shape(layer)) == 2:
+    if _on_vectors(layer, walk):
         return as_ellipsoid(reachable, len(gain)).scaled(gain)
     return Sphere(reachable.radius * float(gain.abs().max()))
 
@@ -80,14 +81,13 @@ def softplus(layer: nn.Softplus, reachable: Reachable, walk: Walk) -> Reachable:
 
 def max_pool(layer: Any, reachable: Reachable, walk: Walk) -> Reachable:
     """`|max a - max b| <= ||a - b||` in each window, and a pixel is in so many windows."""
-    dimensions = len(walk.shape(layer)) - 2
-    geometry = _pooling(layer, dimensions, layer.dilation)
+    geometry = _pooling(layer, walk, layer.dilation)
     return Sphere(reachable.radius * math.sqrt(math.prod(occurrences(geometry))))
 
 
 def average_pool(layer: Any, reachable: Reachable, walk: Walk) -> Reachable:
     """A convolution by patches, whose kernel has the norm `1 / sqrt(kh kw)`."""
-    geometry = _pooling(layer, len(walk.shape(layer)) - 2, 1)
+    geometry = _pooling(layer, walk, 1)
     padded = any(geometry.padding) and not layer.count_include_pad
     if layer.ceil_mode or padded or getattr(layer, "divisor_override", None) is not None:
         raise ValueError(
@@ -99,8 +99,11 @@ def average_pool(layer: Any, reachable: Reachable, walk: Walk) -> Reachable:
 
 
 def adaptive_average_pool(layer: Any, reachable: Reachable, walk: Walk) -> Reachable:
-    """Windows side by side, of `1 / sqrt(places)` each."""
-    size = walk.shape(layer)[2:]
+    """Windows side by side, of `1 / sqrt(places)` each; of smaller images they are smaller."""
+    return Sphere(reachable.radius * max(_window_norm(layer, size) for size in walk.sides(layer)))
+
+
+def _window_norm(layer: Any, size: torch.Size) -> float:
     wanted = layer.output_size
     wanted = wanted if isinstance(wanted, tuple) else (wanted,) * len(size)
     outputs = [pixels if out is None else out for pixels, out in zip(size, wanted, strict=True)]
@@ -109,7 +112,7 @@ def adaptive_average_pool(layer: Any, reachable: Reachable, walk: Walk) -> Reach
             f"makes {tuple(outputs)} of {tuple(size)} by windows that overlap; a bound is known "
             "where the sizes divide"
         )
-    return Sphere(reachable.radius * math.sqrt(math.prod(outputs) / math.prod(size)))
+    return math.sqrt(math.prod(outputs) / math.prod(size))
 
 
 def _bent(least: float, most: float, reachable: Reachable, walk: Walk) -> Reachable:
@@ -119,7 +122,13 @@ def _bent(least: float, most: float, reachable: Reachable, walk: Walk) -> Reacha
     return walk.activate(reachable, max(1.0, most))
 
 
-def _pooling(layer: Any, dimensions: int, dilation: Any) -> Geometry:
+def _on_vectors(layer: nn.Module, walk: Walk) -> bool:
+    return all(len(shape) == 2 for shape in walk.shapes(layer))
+
+
+def _pooling(layer: Any, walk: Walk, dilation: Any) -> Geometry:
+    dimensions = max(map(len, walk.sides(layer)))
+
     def pair(value: Any, absent: int) -> tuple[int, int]:
         values = value if isinstance(value, tuple) else (value,) * dimensions
         return (absent, values[0]) if dimensions == 1 else values

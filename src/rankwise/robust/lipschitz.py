@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from rankwise.robust.reachable import as_ball
 from rankwise.robust.refine import refined
 from rankwise.robust.walk import Network, Walk
+from rankwise.surgery.watch import evaluating
 
 ROUNDS = 30
 
@@ -15,7 +16,8 @@ def product_bound(model: nn.Module, x: Tensor) -> float:
 
     The arguments and errors are those of `lipschitz_bound`.
     """
-    return Walk(Network(model, x), relax=as_ball).whole().radius
+    with evaluating(model):
+        return Walk(Network(model, x), relax=as_ball).whole().radius
 
 
 def lipschitz_bound(model: nn.Module, x: Tensor, *, rounds: int = ROUNDS) -> float:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rankwise.robust.reachable import TINY, Ellipsoid, Reachable
 from rankwise.robust.walk import Network, Walk
+from rankwise.surgery.watch import evaluating
 
 RATE = 0.1
 
@@ -27,6 +28,12 @@ def refined(network: Network, rounds: int, size: Callable[[Tensor], Tensor]) -> 
     """
     if rounds < 0:
         raise ValueError(f"`rounds` must be at least 0, got {rounds}")
+    # A parametrised weight, of `spectral_norm` e.g., changes where it is read in training.
+    with evaluating(network.model):
+        return _descended(network, rounds, size)
+
+
+def _descended(network: Network, rounds: int, size: Callable[[Tensor], Tensor]) -> Reachable:
     first = Walk(network)
     best = first.whole()
     if not first.activations or not isinstance(best, Ellipsoid) or best.radius <= TINY:
@@ -44,5 +51,8 @@ def refined(network: Network, rounds: int, size: Callable[[Tensor], Tensor]) -> 
             if step < rounds:
                 descent.zero_grad()
                 value.log().backward()
+                # Where a layer is zero, nothing depends on what is before it: no slope to follow.
+                if not all(bool(t.grad.isfinite().all()) for t in logits if t.grad is not None):
+                    return best
                 descent.step()
     return best

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from rankwise.nn import LowRankConv1d
 from rankwise.robust.reachable import Reachable, Sphere, activated
 from rankwise.robust.weights import KERNELS, KernelOf, normalisation_gain
 from rankwise.surgery.watch import evaluating
@@ -25,6 +26,11 @@ the sum of two branches `Sphere(a.radius + b.radius)`. Without a bound it raises
 subclass with a forward of its own is a new type.
 """
 
+FORWARDS = ("forward", "_conv_forward")
+"""Methods of a layer, `nn.Conv2d`'s second one included, that make it another function."""
+ON_LINES = (nn.Conv1d, LowRankConv1d, nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
+"""Layers of signals (rows, channels, length)."""
+
 NO_SHAPE = torch.Size()
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -34,7 +40,7 @@ class Unbounded(ValueError):
 
 
 class Network:
-    """A model with the shape of each layer's input for one example, which sizes bounds depend on.
+    """A model with the shapes of each layer's inputs for one example, which bounds depend on.
 
     Args:
         model: is evaluated once; it comes back in the modes it had.
@@ -82,23 +88,35 @@ class Walk:
         layers = list(_layers(modules))
         for place, layer in enumerate(layers):
             before, after = layers[place - 1 : place], layers[place + 1 : place + 2]
-            if type(layer) not in NORMS:
+            if not _is_norm(layer):
                 reachable = self._relax(reachable)
             elif len(before) == 1 and _entry(before[0], KERNELS) is not None:
                 continue
-            norm = after[0] if after and type(after[0]) in NORMS else None
+            norm = after[0] if after and _is_norm(after[0]) else None
             reachable = self._step(layer, norm, reachable)
         return reachable
 
-    def shape(self, module: nn.Module) -> torch.Size:
-        """Of the input of a module, with the batch; ValueError unless it has one number of axes."""
-        shape = self.network.shapes.get(module, NO_SHAPE)
-        if shape == NO_SHAPE:
+    def shapes(self, module: nn.Module) -> set[torch.Size]:
+        """Of all inputs of a module, with the batch; ValueError unless of one number of axes."""
+        shapes = self.network.shapes.get(module, set())
+        if NO_SHAPE in shapes or len(set(map(len, shapes))) != 1:
             raise ValueError(
                 "is not called with tensors of one number of dimensions; give each place a module "
                 "of its own, called with one tensor"
             )
-        return shape
+        return shapes
+
+    def sides(self, module: nn.Module) -> set[torch.Size]:
+        """Of the images or signals that a module gets; ValueError where a batch is missing."""
+        axes = ("length",) if isinstance(module, ON_LINES) else ("height", "width")
+        shapes = self.shapes(module)
+        for shape in shapes:
+            if len(shape) != 2 + len(axes):
+                raise ValueError(
+                    f"gets an input of shape {tuple(shape)}, where a bound needs "
+                    f"(rows, channels, {', '.join(axes)})"
+                )
+        return {shape[2:] for shape in shapes}
 
     def activate(self, reachable: Reachable, largest_slope: float) -> Reachable:
         """After an activation with slopes in [0, `largest_slope`]."""
@@ -135,7 +153,8 @@ class Walk:
             if norm is not None:
                 with self._naming(norm):
                     gain = normalisation_gain(norm)
-            height, width = (1, *self.shape(layer)[2:])[-2:]
+            # A bound for larger images holds for smaller ones, which are a part of them.
+            height, width = (1, *map(max, zip(*self.sides(layer), strict=True)))[-2:]
             known[key] = kernel(layer, gain).norm((height, width))
         return known[key]
 
@@ -143,6 +162,8 @@ class Walk:
 def rule_of(layer: nn.Module) -> Rule:
     """The rule of a layer's type; ValueError if none."""
     rule = _entry(layer, LAYERS)
+    if rule is None and "forward" in vars(layer):
+        raise ValueError("has a `forward` set on the instance, for which no bound is known")
     if rule is None:
         raise ValueError(
             "has no known Lipschitz bound; add one by rankwise.robust.LAYERS"
@@ -153,33 +174,40 @@ def rule_of(layer: nn.Module) -> Rule:
 
 def _entry(layer: nn.Module, table: Mapping[type[nn.Module], Entry]) -> Entry | None:
     """That of the layer's type, or of a base of it that has the same forward."""
-    kinds: tuple[Any, ...] = type(layer).__mro__
-    for kind in kinds:
-        if kind in table and type(layer).forward is kind.forward:
+    for kind in type(layer).__mro__:
+        if kind in table and _acts_as(layer, kind):
             return table[kind]
     return None
 
 
+def _is_norm(layer: nn.Module) -> bool:
+    return type(layer) in NORMS and _acts_as(layer, type(layer))
+
+
+def _acts_as(layer: nn.Module, kind: type) -> bool:
+    return not any(
+        name in vars(layer) or getattr(type(layer), name, None) is not getattr(kind, name, None)
+        for name in FORWARDS
+    )
+
+
 def _layers(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
     for module in modules:
-        if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        if isinstance(module, nn.Sequential) and _acts_as(module, nn.Sequential):
             yield from _layers(module)
         else:
             yield module
 
 
-def _seen_shapes(model: nn.Module, row: Tensor) -> tuple[dict[nn.Module, torch.Size], torch.Size]:
-    """The input shape of each module, the largest in each direction if called often; the output's.
-
-    A bound for larger images holds for smaller ones, which are a part of them.
-    """
-    shapes: dict[nn.Module, torch.Size] = {}
+def _seen_shapes(
+    model: nn.Module, row: Tensor
+) -> tuple[dict[nn.Module, set[torch.Size]], torch.Size]:
+    """The input shapes of each module, as often as it is called; the output's."""
+    shapes: dict[nn.Module, set[torch.Size]] = {}
 
     def see(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         new = inputs[0].shape if inputs and isinstance(inputs[0], Tensor) else NO_SHAPE
-        old = shapes.get(module, new)
-        same = len(old) == len(new)
-        shapes[module] = torch.Size(map(max, old, new)) if same else NO_SHAPE
+        shapes.setdefault(module, set()).add(new)
 
     hooks: list[RemovableHandle] = []
     try:

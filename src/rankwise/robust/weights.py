@@ -48,7 +48,7 @@ def normalisation_gain(norm: Any) -> Tensor:
             "sample; use track_running_stats=True"
         )
     gain = (exact(norm.running_var) + norm.eps).rsqrt()
-    return gain if norm.weight is None else gain * exact(norm.weight)
+    return exact(gain if norm.weight is None else gain * exact(norm.weight))
 
 
 def plain_kernel(layer: Any, gain: Tensor | None) -> Kernel:
