@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from rankwise.recipes.attack_options import AttackOptions
 from rankwise.recipes.attacks import ATTACKS
 from rankwise.recipes.history import Watcher
 from rankwise.recipes.images import read_images
+from rankwise.recipes.networks import BUILT_IN, mlp
 from rankwise.recipes.train import train_classifier
 from rankwise.recipes.train_options import TrainOptions
 from rankwise.recipes.victims import read_subjects
@@ -67,12 +69,20 @@ def needy(width):
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def narrow_perceptron():
+    """A bound for 512 units takes longer than all of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUILT_IN, "mlp", partial(mlp, width=64))
+        yield
+
+
+@pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_idx(tmp_path_factory.mktemp("squares") / "data")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(data, tmp_path_factory) -> Path:
     """Folders of runs: `plain` with a dense twin, `robust` and `unfinished` without."""
     folder = tmp_path_factory.mktemp("runs")
@@ -106,7 +116,14 @@ def options(trained, tmp_path) -> AttackOptions:
 
 @pytest.fixture
 def training_here(data, tmp_path) -> AttackOptions:
-    return AttackOptions(data=str(data), steps=30, save_every=7, output=tmp_path / "out", **FEW)
+    return AttackOptions(data=str(data), steps=12, save_every=5, output=tmp_path / "out", **FEW)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory) -> Outcome:
+    """Of `training_here`."""
+    folder = tmp_path_factory.mktemp("whole")
+    return attack(AttackOptions(data=str(data), steps=12, output=folder / "out", **FEW), SILENT)
 
 
 def with_(options: AttackOptions, **changes) -> AttackOptions:
@@ -231,7 +248,7 @@ def test_without_subjects_three_networks_are_trained_and_the_robust_one_obeys(tr
     assert max(norms["robust"]) <= 0.5 * (1 + 1e-5)
     assert max(norms["low rank"]) > 0.5
     for name in folders:
-        assert json.loads((Path(name) / "options.json").read_text())["steps"] == 30
+        assert json.loads((Path(name) / "options.json").read_text())["steps"] == 12
 
 
 def _norms(model) -> list[float]:
@@ -246,22 +263,20 @@ def test_epochs_are_told_to_the_training(training_here):
         assert (options["epochs"], options["steps"]) == (1, None)
 
 
-@pytest.mark.parametrize("stop", [3, 31, 62, 80])
-def test_an_interrupted_training_goes_on_exactly(training_here, stop, tmp_path):
-    """In each of the three networks."""
-    whole = attack(with_(training_here, output=tmp_path / "whole"), SILENT)
+@pytest.mark.parametrize("stop", [3, 12, 27])
+def test_an_interrupted_training_goes_on_exactly(training_here, stop, uninterrupted):
+    """In the first and last network, and between two."""
     with pytest.raises(training.Interrupted, match=f"--resume --output {training_here.output}$"):
         attack(training_here, interrupting(stop))
     assert not (training_here.output / "metrics.json").exists()
     resumed = attack(AttackOptions(output=training_here.output, resume=True), SILENT)
-    assert of_networks(resumed) == of_networks(whole)
-    assert resumed.metrics["options"]["steps"] == 30
+    assert of_networks(resumed) == of_networks(uninterrupted)
+    assert resumed.metrics["options"]["steps"] == 12
 
 
-@pytest.mark.parametrize("step", [3, 63, None])
-def test_a_job_that_is_killed_anywhere_is_repeated_from_there(training_here, step, tmp_path):
-    """Before the first checkpoint of either training, and while it attacks."""
-    whole = attack(with_(training_here, output=tmp_path / "whole"), SILENT)
+@pytest.mark.parametrize("step", [3, None])
+def test_a_job_that_is_killed_anywhere_is_repeated_from_there(training_here, step, uninterrupted):
+    """Before its first checkpoint, and while it attacks."""
     taken = []
 
     class Killed(Exception):
@@ -279,18 +294,18 @@ def test_a_job_that_is_killed_anywhere_is_repeated_from_there(training_here, ste
     with pytest.raises(Killed):
         attack(training_here, Watcher(say=kill_while_attacking, step=kill_while_training))
     resumed = attack(AttackOptions(output=training_here.output, resume=True), SILENT)
-    assert of_networks(resumed) == of_networks(whole)
+    assert of_networks(resumed) == of_networks(uninterrupted)
 
 
 def test_a_run_begun_anew_keeps_no_network_of_the_earlier_one(training_here):
     attack(training_here, SILENT)
-    anew = with_(training_here, steps=12, overwrite=True)
+    anew = with_(training_here, steps=9, overwrite=True)
     with pytest.raises(training.Interrupted):
         attack(anew, interrupting(5))
     attack(AttackOptions(output=training_here.output, resume=True), SILENT)
     for name in ("low-rank", "robust"):
         metrics = json.loads((training_here.output / name / "metrics.json").read_text())
-        assert metrics["steps"] == 12
+        assert metrics["steps"] == 9
 
 
 def test_a_resumed_run_keeps_its_options_and_a_finished_one_is_not_overwritten(options, trained):
