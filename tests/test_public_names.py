@@ -21,7 +21,9 @@ OPTIONS = {
     "save_training": "path model optimizer scheduler progress",
     "load_training": "path model optimizer scheduler",
     "export_lora": "model folder compact max_rank base_model_name task_type prefix",
-    "Optimizer": "model lr rule rank_rule integrator control weight_decay max_step conditioning groups",
+    "Optimizer": (
+        "model lr rule rank_rule integrator control weight_decay max_step conditioning groups"
+    ),
     "LowRankConv2d": "factors kernel_size stride padding dilation bias",
     "LowRankLinear": "factors base bias scale",
     "FixedRank": "",

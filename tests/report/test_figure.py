@@ -50,7 +50,7 @@ def test_a_training_is_drawn_with_and_without_its_twin(layers, twin, tmp_path):
 
 
 @pytest.mark.parametrize("networks", [1, 3, 9])
-@pytest.mark.parametrize("layers", [0, 2, 60])
+@pytest.mark.parametrize("layers", [0, 1, 2, 60])
 @pytest.mark.parametrize("certified", [None, [[0.5, 0.3]]])
 def test_an_attack_is_drawn_for_any_number_of_networks(networks, layers, certified, tmp_path):
     """With layers of their own, one of them singular."""
