@@ -21,7 +21,9 @@ OPTIONS = {
     "save_training": "path model optimizer scheduler progress",
     "load_training": "path model optimizer scheduler",
     "export_lora": "model folder compact max_rank base_model_name task_type prefix",
-    "Optimizer": "model lr rule rank_rule integrator control weight_decay max_step groups",
+    "Optimizer": (
+        "model lr rule rank_rule integrator control weight_decay max_step conditioning groups"
+    ),
     "LowRankConv2d": "factors kernel_size stride padding dilation bias",
     "LowRankLinear": "factors base bias scale",
     "FixedRank": "",
@@ -40,8 +42,13 @@ FINETUNE = (
     "overwrite save_every threads"
 )
 TRAIN = (
-    "data model keep tolerance epochs steps lr weight_decay rate_free batch_size dense seed output "
-    "resume overwrite save_every threads"
+    "data model keep tolerance epochs steps lr weight_decay beta max_norm max_condition "
+    "adversarial adversarial_steps rate_free batch_size dense seed output resume overwrite "
+    "save_every threads"
+)
+ATTACK = (
+    "data attacks eps eps_l2 surrogate rows epochs steps max_norm seed output resume overwrite "
+    "save_every threads subjects"
 )
 
 
@@ -60,11 +67,13 @@ def test_the_options_are_these(name):
 
 
 def test_the_options_of_the_command_line_are_these():
+    from rankwise.recipes.attack_options import AttackOptions
     from rankwise.recipes.options import FinetuneOptions
     from rankwise.recipes.train_options import TrainOptions
 
     assert options(FinetuneOptions) == FINETUNE.split()
     assert options(TrainOptions) == TRAIN.split()
+    assert options(AttackOptions) == ATTACK.split()
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -76,7 +76,7 @@ def test_a_training_of_an_own_network_prints_both_beside_each_other(tmp_path, ca
     [
         (["--data", "nowhere"], "--data nowhere is no folder"),
         (["--data", "."], "holds neither idx files"),
-        (["--model", "a.b"], "must be one of mlp, lenet, cnn, mobile, vit or an import path"),
+        (["--model", "a.b"], "must be one of mlp, lenet, cnn, vgg, mobile, vit or an import path"),
         (["--keep", "0.1", "--tolerance", "0.1"], "--keep and --tolerance are different rank"),
     ],
 )
@@ -88,3 +88,37 @@ def test_a_training_that_cannot_work_is_one_line(tmp_path, capsys, monkeypatch, 
     assert error.startswith("rankwise: error:") and len(error.splitlines()) == 1
     assert message in error
     assert not (tmp_path / "runs").exists()
+
+
+ATTACKED = """
+from torch import nn
+def one(classes, size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(size ** 2, classes))
+two = one
+"""
+
+
+def test_subjects_to_attack_need_no_name_of_an_option(tmp_path, capsys, monkeypatch):
+    (tmp_path / "attacked_networks.py").write_text(ATTACKED)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["attack", "attacked_networks:one", "attacked_networks:two", "--attacks", "fgsm"]
+    arguments += ["--data", str(write_idx(tmp_path / "data")), "--eps", "0.01", "0.02"]
+    assert main([*arguments, "--output", "out"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("one", "two", "FGSM, eps 0.02", "certified, l2 eps 1", "attack.png"):
+        assert words in printed
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["options"]["subjects"] == ["attacked_networks:one", "attacked_networks:two"]
+    assert metrics["options"]["eps"] == [0.01, 0.02]
+    assert main([*arguments, "--output", "b", "--surrogate", "three"]) == 2
+    assert "--surrogate must be one of 'one', 'two', got 'three'" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_help_of_an_attack_says_what_it_does_without_options(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["attack", "--help"])
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "positional arguments" in printed and "--subjects" not in printed
+    assert "Without options" in printed

@@ -109,7 +109,11 @@ def test_a_factory_gets_what_it_takes(own_module, name):
 @pytest.mark.parametrize(
     "name, error, message",
     [
-        ("mpl", ValueError, "one of mlp, lenet, cnn, mobile, vit or an import path .* got 'mpl'"),
+        (
+            "mpl",
+            ValueError,
+            "one of mlp, lenet, cnn, vgg, mobile, vit or an import path .* got 'mpl'",
+        ),
         ("own_networks:", ValueError, "an import path such as package.module:factory"),
         ("no_such_module:f", ImportError, "could not be imported: No module named"),
         ("own_networks:absent", ImportError, "could not be imported: .*no attribute 'absent'"),
@@ -132,3 +136,9 @@ def test_lenet_needs_images_that_two_convolutions_leave_something_of():
     assert network("lenet", classes=2, channels=1, size=16, seed=0)(torch.zeros(1, 1, 16, 16)).shape
     with pytest.raises(ValueError, match="at least 16 x 16, got 15 x 15"):
         network("lenet", classes=2, channels=1, size=15, seed=0)
+
+
+def test_vgg_needs_images_that_three_pools_leave_something_of():
+    assert network("vgg", classes=2, channels=1, size=8, seed=0)(torch.zeros(1, 1, 8, 8)).shape
+    with pytest.raises(ValueError, match="--model vgg needs images of at least 8 x 8, got 7 x 7"):
+        network("vgg", classes=2, channels=1, size=7, seed=0)

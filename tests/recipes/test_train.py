@@ -139,7 +139,14 @@ def test_the_same_seed_gives_the_same_numbers_and_another_does_not(options, tmp_
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7, STEPS + 1, STEPS + 7])
-@pytest.mark.parametrize("change", [{}, {"model": "cnn", "tolerance": 0.2, "keep": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"model": "cnn", "tolerance": 0.2, "keep": None},
+        {"max_condition": 2.0, "adversarial": 0.1, "adversarial_steps": 2},
+    ],
+)
 def test_an_interrupted_run_goes_on_exactly(options, tmp_path, stop, change):
     """In either network, by batch norm's statistics too."""
     options = with_(options, **change)
@@ -218,6 +225,12 @@ def test_epochs_count_whole_batches():
         ({"epochs": 2}, "--epochs and --steps both say how long"),
         ({"lr": 0.1, "rate_free": True}, "--lr and --rate-free exclude each other"),
         ({"resume": True, "overwrite": True}, "--resume .* --overwrite"),
+        ({"beta": -1.0}, "--beta must be finite and not negative, got -1.0"),
+        ({"max_norm": 0.0}, "--max-norm must be finite and positive, got 0.0"),
+        ({"max_condition": 0.5}, "--max-condition must be finite and at least 1, got 0.5"),
+        ({"beta": 0.1, "max_norm": 1.0}, "--beta and --max-norm are different ways to shape"),
+        ({"adversarial": 2.0}, r"--adversarial must be in \[0, 1\], of a pixel, got 2.0"),
+        ({"adversarial_steps": 3}, "--adversarial-steps needs --adversarial"),
         ({"keep": 0.001}, "--keep must be at least 0.0.* here"),
         ({"model": "resnet"}, "one of mlp, lenet, cnn, vgg, mobile, vit or an import path"),
         ({"model": "vit", "data": "nowhere"}, "--data nowhere is no folder"),
@@ -227,3 +240,25 @@ def test_options_that_cannot_work_are_named(options, change, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train_classifier(with_(options, **change), SILENT)
     assert not options.output.exists()
+
+
+def spectra(options: TrainOptions) -> list[torch.Tensor]:
+    """Singular values of the low-rank layers of the saved network, on their rank."""
+    train_classifier(with_(options, dense=False), SILENT)
+    model = network("mlp", classes=3, channels=1, size=12, seed=0)
+    rw.factorize_(model, rank=1, min_features=16)
+    rw.load(model, options.output / "model.safetensors")
+    layers = [m for m in model.modules() if isinstance(m, rw.LowRankLinear)]
+    return [torch.linalg.svdvals(layer.factors()[1].double()) for layer in layers]
+
+
+def test_spectra_are_shaped_as_asked(options, tmp_path):
+    plain = spectra(options)
+    limited = spectra(with_(options, max_norm=0.3, output=tmp_path / "norm"))
+    even = spectra(with_(options, max_condition=1.01, output=tmp_path / "condition"))
+    pulled = spectra(with_(options, beta=2.0, output=tmp_path / "beta"))
+    assert all(s[0] <= 0.3 * (1 + 1e-5) < t[0] for s, t in zip(limited, plain, strict=True))
+    assert all(s[0] <= 1.01 * s[-1] * (1 + 1e-5) for s in even)
+    assert all(s[0] > 1.01 * s[-1] for s in plain)
+    ratios = [(s[0] / s[-1], t[0] / t[-1]) for s, t in zip(pulled, plain, strict=True)]
+    assert all(own < other for own, other in ratios)

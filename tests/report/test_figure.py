@@ -2,6 +2,7 @@
 
 import pytest
 
+from rankwise.report.attack_figure import draw_attacks
 from rankwise.report.figure import draw_run, rank_table, running_mean
 from rankwise.report.train_figure import draw_training
 
@@ -47,4 +48,21 @@ def test_a_training_is_drawn_with_and_without_its_twin(layers, twin, tmp_path):
     told[-1]["condition"]["h.0"] = float("inf")
     histories = {"low_rank": told, **({"dense": HISTORY} if twin else {})}
     draw_training(metrics, histories, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("networks", [1, 3, 9])
+@pytest.mark.parametrize("layers", [0, 1, 2, 60])
+@pytest.mark.parametrize("certified", [None, [[0.5, 0.3]]])
+def test_an_attack_is_drawn_for_any_number_of_networks(networks, layers, certified, tmp_path):
+    """With layers of their own, one of them singular."""
+    models = {
+        f"net {i}": {
+            "attacks": {"FGSM": [[0.0, 0.9], [0.1, 0.5]]},
+            "certified": certified,
+            "condition": {f"{i}.{j}": 1.0 + j if j else None for j in range(layers)},
+        }
+        for i in range(networks)
+    }
+    draw_attacks({"models": models}, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

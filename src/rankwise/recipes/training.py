@@ -89,7 +89,7 @@ def train(
             report(line)
             if step % run.save_every == 0 or step == run.steps or asked():
                 _save(run, step)
-            if asked() and step < run.steps:
+            if asked():
                 raise Interrupted(step, run.folder)
     return history
 

@@ -85,7 +85,8 @@ def _draw_conditions(axes: Any, models: Mapping[str, Any]) -> None:
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     longest = max(len(m["condition"]) for m in models.values())
     left_out = f", the first {MOST_LAYERS} layers" if longest > MOST_LAYERS else ""
-    axes.set_yscale("log")
+    if any(n is not None for m in models.values() for n in m["condition"].values()):
+        axes.set_yscale("log")
     axes.set_ylabel("condition number")
     axes.set_xlabel("layer")
     axes.set_title(f"spectra{left_out}", loc="left", fontweight="bold")
