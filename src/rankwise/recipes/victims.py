@@ -57,7 +57,7 @@ def read_subjects(
     if str(output.resolve()) in places:
         raise ValueError(f"--output {output} is a run to attack; name another folder")
     watcher.say("loading data")
-    images = read_images(_common_data(runs, data))
+    images = read_images(_agreed_data(runs, data))
     found = [
         (subject, victim)
         for subject in subjects
@@ -74,7 +74,7 @@ def read_subjects(
     return Subjects(victims, images)
 
 
-def _common_data(runs: dict[str, TrainOptions], data: str | None) -> str:
+def _agreed_data(runs: dict[str, TrainOptions], data: str | None) -> str:
     """The one place that all images are in, however it is written."""
     asked = {subject: run.data for subject, run in runs.items()} | (
         {"--data": data} if data else {}
