@@ -345,7 +345,7 @@ def test_a_run_of_another_command_is_not_resumed(classifier):
     asked = TrainOptions(data=classifier.data, steps=6, output=classifier.output, save_every=2)
     with pytest.raises(Stop):
         train_classifier(asked, crashing(3))
-    with pytest.raises(ValueError, match="is of another command: it has --dense"):
+    with pytest.raises(ValueError, match="is of another command: it has --adversarial"):
         compress(with_(classifier, resume=True), SILENT)
     with pytest.raises(ValueError, match="is of another command"):
         finetune(FinetuneOptions(output=classifier.output, resume=True), SILENT)
