@@ -27,7 +27,7 @@ from rankwise.recipes.examples import Example
 from rankwise.recipes.finetune import finetune
 from rankwise.recipes.folder import METRICS, OPTIONS
 from rankwise.recipes.history import Watcher
-from rankwise.recipes.options import FinetuneOptions
+from rankwise.recipes.options import BUILTIN_LENGTH, FinetuneOptions
 from rankwise.robust import condition_numbers
 
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -56,11 +56,8 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     arms: list[float | None] = [None, *options.betas]
-    records: dict[float | None, list[Record]] = {beta: [] for beta in arms}
-    for seed in options.seeds:
-        for beta in arms:
-            records[beta].append(record_of(options, beta, seed))
-    text = report(records)
+    found = {(s, beta): record_of(options, beta, s) for s in options.seeds for beta in arms}
+    text = report({beta: [found[s, beta] for s in options.seeds] for beta in arms})
     (options.output / "word_noise.md").write_text(text)
     print(text)
 
@@ -68,21 +65,17 @@ def main(options: Options) -> None:
 def record_of(options: Options, beta: float | None, seed: int) -> Record:
     """Of a finished run, or of one that is run or gone on with now."""
     folder = options.output / f"beta-{name_of(beta)}-seed-{seed}"
-    path = folder / "record.json"
+    path, steps = folder / "record.json", options.steps
+    watcher = Watcher(lambda told: print(folder.name, told, flush=True), lambda _: None)
+    if not (folder / METRICS).exists():
+        settings = FinetuneOptions(beta=beta, seed=seed, steps=steps, output=folder, threads=1)
+        if (folder / OPTIONS).exists():
+            settings = FinetuneOptions(output=folder, resume=True, threads=1)
+        finetune(settings, watcher)
     if not path.exists():
-        if not (folder / METRICS).exists():
-            _finetune(options, beta, seed, folder)
+        watcher.say("scoring noisy texts")
         write_record(path, measured(folder, seed, options.texts))
-        print(folder.name, "scored", flush=True)
-    record: Record = json.loads(path.read_text())
-    return record
-
-
-def _finetune(options: Options, beta: float | None, seed: int, folder: Path) -> None:
-    settings = FinetuneOptions(beta=beta, seed=seed, steps=options.steps, output=folder, threads=1)
-    if (folder / OPTIONS).exists():
-        settings = FinetuneOptions(output=folder, resume=True, threads=1)
-    finetune(settings, Watcher(lambda told: print(folder.name, told, flush=True), lambda _: None))
+    return dict(json.loads(path.read_text()))
 
 
 def name_of(beta: float | None) -> str:
@@ -96,33 +89,31 @@ def measured(folder: Path, seed: int, texts: int) -> Record:
     pretrained = pretrained_classifier(minilm_folder(), len(data.classes), seed)
     load(pretrained.model, folder)
     held_out = data.held_out[:texts]
+    condition, ranks = condition_numbers(pretrained.model), metrics["ranks"]
     return {
-        "condition": [v for k, v in condition_numbers(pretrained.model).items() if k in
-                      {f"encoder.{name}" for name in metrics["ranks"]}],
-        "mean_rank": statistics.fmean(metrics["ranks"].values()),
+        "condition": [condition[f"encoder.{name}"] for name in ranks],
+        "mean_rank": statistics.fmean(ranks.values()),
         "scores": {
             name: answers(pretrained, noisy(held_out, corrupt, p, seed))
             for name, corrupt, p in NOISES
         },
-    }  # fmt: skip
+    }
 
 
 @torch.no_grad()
 def answers(pretrained: Pretrained, examples: list[Example]) -> Record:
     """Mean cross-entropy, and for each text whether the answer is right."""
     model = pretrained.model.eval()
-    loss, right = 0.0, [0] * len(examples)
+    loss, right = 0.0, torch.zeros(len(examples), dtype=torch.int)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].text))
-    length = FinetuneOptions().length
     for start in range(0, len(order), ROWS_AT_ONCE):
         places = order[start : start + ROWS_AT_ONCE]
-        batch = encode(pretrained.tokenizer, [examples[i] for i in places], length)
+        batch = encode(pretrained.tokenizer, [examples[i] for i in places], BUILTIN_LENGTH)
         labels = batch.pop("labels")
         logits = model(**batch)
         loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-        for i, hit in zip(places, (logits.argmax(1) == labels).tolist(), strict=True):
-            right[i] = int(hit)
-    return {"loss": loss / len(examples), "right": right}
+        right[places] = (logits.argmax(1) == labels).int()
+    return {"loss": loss / len(examples), "right": right.tolist()}
 
 
 def noisy(examples: list[Example], corrupt: Corruption, p: float, seed: int) -> list[Example]:
@@ -167,37 +158,36 @@ NOISES: tuple[tuple[str, Corruption, float], ...] = (
 
 
 def report(records: dict[float | None, list[Record]]) -> str:
-    """One row a text noise and strength; in brackets the deviation over seeds.
+    """One row a noise and strength; in brackets the deviation over seeds, of differences by seed.
 
-    Beside a difference stands its standard error over texts, that of the mean over all texts of
-    all seeds of `right - right without`, in -1, 0, 1.
+    Beside a difference of accuracies stands its standard error over texts: that of the mean, over
+    the texts of all seeds, of `right - right without`, each -1, 0 or 1.
     """
-    lines = [["texts", "beta", "accuracy, %", "to none, by seed", "+- over texts", "loss",
-              "to none, by seed"]]  # fmt: skip
-    for noise, _, _ in NOISES:
-        plain = [r["scores"][noise] for r in records[None]]
-        for beta, runs in records.items():
-            own = [r["scores"][noise] for r in runs]
-            row = [noise, name_of(beta), spread([_percent(s) for s in own], ".1f")]
-            pairs = list(zip(own, plain, strict=True))
-            gaps = [_percent(a) - _percent(b) for a, b in pairs]
-            changes = [x - y for a, b in pairs for x, y in zip(a["right"], b["right"], strict=True)]
-            error = 100 * statistics.pstdev(changes) / math.sqrt(len(changes))
-            row += [spread(gaps, "+.2f"), f"{error:.2f}"] if beta is not None else ["", ""]
-            row.append(spread([s["loss"] for s in own], ".4f"))
-            row.append(
-                spread([a["loss"] - b["loss"] for a, b in pairs], "+.4f") * (beta is not None)
-            )
-            lines.append(row)
+    lines = [["texts", "beta", "accuracy, %", "to none", "+- over texts", "loss", "to none"]]
     shapes = [["beta", "largest condition number", "median condition number", "mean rank"]]
+    for name, _, _ in NOISES:
+        plain = [r["scores"][name] for r in records[None]]
+        for beta, runs in records.items():
+            own = [r["scores"][name] for r in runs]
+            lines.append([name, name_of(beta), *_cells(own, [] if beta is None else plain)])
     for beta, runs in records.items():
-        kinds = (
-            [max(r["condition"]) for r in runs],
-            [statistics.median(r["condition"]) for r in runs],
-        )
-        shapes.append([name_of(beta), *(spread(v, ".1f") for v in kinds),
-                       spread([r["mean_rank"] for r in runs], ".2f")])  # fmt: skip
+        worst = spread([max(r["condition"]) for r in runs], ".1f")
+        median = spread([statistics.median(r["condition"]) for r in runs], ".1f")
+        ranks = spread([r["mean_rank"] for r in runs], ".2f")
+        shapes.append([name_of(beta), worst, median, ranks])
     return table(lines) + "\n" + table(shapes)
+
+
+def _cells(own: list[Record], plain: list[Record]) -> list[str]:
+    percent = [_percent(score) for score in own]
+    cells = [spread(percent, ".1f"), "", "", spread([score["loss"] for score in own], ".4f"), ""]
+    if plain:
+        pairs = list(zip(own, plain, strict=True))
+        changes = [a - b for s, t in pairs for a, b in zip(s["right"], t["right"], strict=True)]
+        cells[1] = spread([_percent(s) - _percent(t) for s, t in pairs], "+.2f")
+        cells[2] = f"{100 * statistics.pstdev(changes) / math.sqrt(len(changes)):.2f}"
+        cells[4] = spread([s["loss"] - t["loss"] for s, t in pairs], "+.4f")
+    return cells
 
 
 def _percent(score: Record) -> float:
