@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import rankwise as rw
+from rankwise import robust
 from rankwise.optim.tolerance import Tolerance
+from rankwise.optim.trust import DEFAULT_LR
 from rankwise.recipes import training
 from rankwise.recipes.classifier import encode, pretrained_classifier
 from rankwise.recipes.examples import Example
@@ -119,8 +122,6 @@ def test_the_export_reloads_through_peft_with_the_same_outputs(options, tiny_enc
 
     finetune(options, SILENT)
     adapted = pretrained_classifier(tiny_encoder, classes=2, seed=0)
-    import rankwise as rw
-
     rw.load(adapted.model, options.output)
     plain = AutoModel.from_pretrained(tiny_encoder)
     peft = PeftModel.from_pretrained(plain, options.output / "lora").eval()
@@ -137,6 +138,22 @@ def test_the_export_reloads_through_peft_with_the_same_outputs(options, tiny_enc
 def test_the_default_budget_is_half_of_the_start(options):
     sizes = finetune(options, SILENT).metrics["parameters"]
     assert sizes["end"] <= sizes["start"] / 2
+
+
+@pytest.mark.parametrize("rates", [{}, {"rate_free": True, "lr": DEFAULT_LR}])
+def test_beta_keeps_the_singular_values_of_the_adapters_together(
+    options, tiny_encoder, tmp_path, rates
+):
+    def worst(beta: float | None) -> float:
+        run = with_(options, beta=beta, fixed_rank=True, output=tmp_path / f"{beta}", **rates)
+        names = finetune(run, SILENT).metrics["ranks"]
+        model = pretrained_classifier(tiny_encoder, classes=2, seed=0).model
+        rw.load(model, run.output)
+        found = robust.condition_numbers(model)
+        return max(found[f"encoder.{name}"] for name in names)
+
+    # Strong, for in so few steps there is little time.
+    assert worst(300.0) < worst(None) / 2
 
 
 @pytest.mark.parametrize("steps, every", [(1, 2), (6, 2), (60, 10), (150, 25), (9000, 25)])
@@ -191,6 +208,7 @@ def test_a_resumed_run_keeps_its_options_and_its_data(options, labelled_file, tm
         ({"rtol": 0.1, "fixed_rank": True}, "--rtol and --fixed-rank"),
         ({"resume": True, "overwrite": True}, "--resume .* --overwrite"),
         ({"data": None, "text_column": "x"}, "--text-column needs --data"),
+        ({"beta": -0.1}, r"beta=.* must be finite and not negative, got -0\.1"),
         ({"rule": "adagrad"}, "--rule must be one of adam, sgd"),
         ({"model": "no/such-model-here"}, "no model could be loaded from 'no/such-model-here'"),
         ({"select": ("querry",)}, "'querry' matches no linear layer. Did you mean 'query'"),

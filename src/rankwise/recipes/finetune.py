@@ -134,12 +134,14 @@ def _run(options: FinetuneOptions, pretrained: Pretrained, data: Dataset) -> Run
 
 
 def _optimizer(options: FinetuneOptions, model: nn.Module) -> Optimizer:
+    rule, conditioning = options.update_rule(), options.conditioning()
     if options.rate_free:
-        return Optimizer(model, rule=options.update_rule(), control=RateFree())
+        return Optimizer(model, rule=rule, control=RateFree(), conditioning=conditioning)
     return Optimizer(
         model,
         lr=options.lr,
-        rule=options.update_rule(),
+        rule=rule,
+        conditioning=conditioning,
         weight_decay=options.weight_decay,
         groups=[{"params": "head", "lr": options.head_lr}],
     )

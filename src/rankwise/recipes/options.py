@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rankwise.optim.adam import Adam
+from rankwise.optim.conditioning import SpreadPenalty
 from rankwise.optim.spectral import Spectral
 from rankwise.optim.trust import DEFAULT_LR
 from rankwise.optim.update_rule import SGD, HeavyBall, UpdateRule
@@ -58,6 +59,8 @@ class FinetuneOptions:
     """No learning rates: steps as long as the distance gone so far suggests."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
+    beta: float | None = None
+    """For robustness: pull the singular values of each low-rank layer together, this much."""
     batch_size: int = 16
     """Rows in a step."""
     steps: int = 150
@@ -107,6 +110,7 @@ class FinetuneOptions:
         ]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are different rank rules; give one of them")
+        self.conditioning()
         if self.rate_free:
             for name, default in (("lr", DEFAULT_LR), ("head_lr", DEFAULT_HEAD_LR)):
                 value = getattr(self, name)
@@ -124,6 +128,10 @@ class FinetuneOptions:
         if self.max_length is not None:
             return self.max_length
         return BUILTIN_LENGTH if self.data is None else FILE_LENGTH
+
+    def conditioning(self) -> SpreadPenalty | None:
+        """What is done to the spectra of the adapters."""
+        return None if self.beta is None else SpreadPenalty(self.beta)
 
     def update_rule(self) -> UpdateRule:
         return RULES[self.rule]()
