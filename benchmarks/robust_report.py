@@ -68,23 +68,29 @@ def section(key: tuple[float, str, str], group: Group) -> str:
     first = group["dense"][0]
     eps = [f"{e:g}" for e in first["eps"][1:]]
     trained = f", trained against FGSM of eps {against:g}" if against else ""
-    seeds = len(group["dense"])
+    epochs = first["case"]["epochs"]
     head = (
-        f"**{NETWORKS[model]}, {DATA[data]}{trained}**; {seeds} seed{'s' * (seeds > 1)}, "
-        f"{first['case']['epochs']} epochs, eps {', '.join(eps)}\n\n"
+        f"**{NETWORKS[model]}, {DATA[data]}{trained}**; {epochs} epochs, eps {', '.join(eps)}\n\n"
     )
     return head + table(list(rows(group)))
 
 
 def rows(group: Group) -> Iterator[list[str]]:
     attacks = [a for a in ("FGSM", "PGD-20", "APGD") if _everywhere(a, group)]
-    yield ["", "removed, %", "condition", "clean", *attacks]
+    yield ["", "seeds", "removed, %", "condition", "clean", *attacks]
     for arm, records in group.items():
         removed = [100 * (1 - r["parameters"] / r["dense_parameters"]) for r in records]
         worst = statistics.median(max(r["condition"].values()) for r in records)
         clean = spread([100 * r["accuracy"] for r in records], ".2f")
         cells = [_cell(attack, records) for attack in attacks]
-        yield [arm, f"{statistics.fmean(removed):.1f}", f"{worst:.1f}", clean, *cells]
+        yield [
+            arm,
+            str(len(records)),
+            f"{statistics.fmean(removed):.1f}",
+            f"{worst:.1f}",
+            clean,
+            *cells,
+        ]
 
 
 def _everywhere(attack: str, group: Group) -> bool:
