@@ -45,7 +45,7 @@ def test_a_training_is_drawn_with_and_without_its_twin(layers, twin, tmp_path):
         "removed": 0.9,
     }
     told = [{**line, "condition": dict.fromkeys(names, 1.0 + i)} for i, line in enumerate(HISTORY)]
-    told[-1]["condition"]["h.0"] = float("inf")
+    told[-1]["condition"]["h.0"] = None
     histories = {"low_rank": told, **({"dense": HISTORY} if twin else {})}
     draw_training(metrics, histories, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

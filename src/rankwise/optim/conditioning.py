@@ -113,7 +113,7 @@ class NormLimit(Conditioning):
     """After every step, no singular value above `norm`: `||W||_2 <= norm`.
 
     The nearest such weight. For a convolution it is the norm of the kernel as a matrix, which
-    bounds that of the map by a factor, see `rankwise.robust.operator_norm`.
+    bounds that of the map up to a factor: `rankwise.robust.lipschitz_bound` knows the map.
 
     Args:
         norm: finite and > 0.

@@ -15,7 +15,7 @@ from rankwise.recipes.attack_options import DEFAULT_DATA, AttackOptions
 from rankwise.recipes.attacks import ATTACKS, budgets, check_classes
 from rankwise.recipes.comparison import score
 from rankwise.recipes.folder import METRICS, begin, prepared
-from rankwise.recipes.history import Watcher
+from rankwise.recipes.history import Watcher, finite
 from rankwise.recipes.images import Images, read_images
 from rankwise.recipes.machine import versions
 from rankwise.recipes.trained_victims import NAMES, discard, trained_victims
@@ -111,16 +111,11 @@ def _measured(victim: Victim, images: Images, options: AttackOptions, watcher: W
         "parameters": victim.parameters,
         "removed": victim.removed,
         **score(victim.model, images)._asdict(),
-        "condition": _finite(condition_numbers(victim.model)),
+        "condition": finite(condition_numbers(victim.model)),
         "masking": signs,
         "attacks": {},
         **_certified(victim, images, options),
     }
-
-
-def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity: None is a weight that is singular."""
-    return {name: n if n < inf else None for name, n in numbers.items()}
 
 
 def _certified(victim: Victim, images: Images, options: AttackOptions) -> Measures:

@@ -4,16 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rankwise.robust.attack import Attack
-from rankwise.robust.auto_attack import AutoAttack
+from rankwise.robust.auto_attack import FEWEST_CLASSES, AutoAttack
 from rankwise.robust.ball import L2
 from rankwise.robust.fgsm import FGSM, ScaledFGSM
 from rankwise.robust.jitter import Jitter
 from rankwise.robust.mixup import MixupAttack
 from rankwise.robust.noise import Noise
 from rankwise.robust.pgd import PGD
-
-FEWEST_CLASSES = 4
-"""For the targeted loss of AutoAttack."""
 
 
 class Named(NamedTuple):

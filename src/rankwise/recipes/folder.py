@@ -71,6 +71,17 @@ def begin(options: RunOptions, names: Iterable[str]) -> None:
     write_text(folder / OPTIONS, json.dumps(options.to_json(), indent=2) + "\n")
 
 
+def read_options(file: Path) -> dict[str, Any]:
+    """What a run was started with; ValueError, naming the file, where it is not that."""
+    try:
+        written = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(written, dict):
+        raise ValueError(f"{file} is damaged: it holds no options")
+    return written
+
+
 def conflicts(asked: Any, saved: Any) -> list[str]:
     """Options of `asked` that differ from `saved` and are not at their default."""
     default = type(asked)()
@@ -104,7 +115,7 @@ def _resumed(asked: Asked) -> Asked:
         raise ValueError(f"{folder} holds no run to resume; start one without --resume")
     if (folder / METRICS).exists():
         raise ValueError(f"the run in {folder} is finished; see {folder / METRICS}")
-    written = json.loads(file.read_text(encoding="utf-8"))
+    written = read_options(file)
     foreign = sorted(written.keys() - asked.to_json().keys())
     if foreign:
         name = foreign[0].replace("_", "-")

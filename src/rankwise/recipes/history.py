@@ -1,7 +1,8 @@
 """The record of a run, one JSON line a step."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,11 @@ class Watcher(NamedTuple):
     step: Callable[[Line], None]
     expect: Callable[[int], None] = lambda steps: None
     """How many steps there are, once that is known."""
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity: None in its place."""
+    return {name: n if n < inf else None for name, n in numbers.items()}
 
 
 def append_line(path: Path, line: Line) -> None:

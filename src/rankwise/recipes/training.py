@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rankwise.io.training import load_training, save_training
 from rankwise.optim.layers import numbers_held
 from rankwise.optim.optimizer import Optimizer
-from rankwise.recipes.history import Line, append_line, truncate_history
+from rankwise.recipes.history import Line, append_line, finite, truncate_history
 from rankwise.robust.condition_numbers import conditions_of
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -83,7 +83,7 @@ def train(
         for step in range(len(history) + 1, run.steps + 1):
             line = _step(run, loss_at, step)
             if run.optimizer.layers and (step % CONDITION_EVERY == 0 or step == run.steps):
-                line["condition"] = conditions_of(run.optimizer.layers)
+                line["condition"] = finite(conditions_of(run.optimizer.layers))
             append_line(run.files / HISTORY, line)
             history.append(line)
             report(line)

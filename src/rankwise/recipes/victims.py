@@ -1,6 +1,5 @@
 """Trained classifiers to attack: from runs of `rankwise train`, or from an import path."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from rankwise.io.checkpoint import load
 from rankwise.recipes.attack_options import DEFAULT_DATA
-from rankwise.recipes.folder import METRICS, OPTIONS
+from rankwise.recipes.folder import METRICS, OPTIONS, read_options
 from rankwise.recipes.history import Watcher
 from rankwise.recipes.image_subject import load_weights_
 from rankwise.recipes.images import Images, read_images
@@ -99,7 +98,7 @@ def run_options(folder: Path) -> TrainOptions:
             "package.module:factory"
         )
     file = folder / OPTIONS
-    values = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    values = read_options(file) if file.exists() else {}
     if values.keys() - TrainOptions().to_json().keys() or "keep" not in values:
         raise ValueError(f"{folder} holds no run of `rankwise train`")
     if not (folder / METRICS).exists():

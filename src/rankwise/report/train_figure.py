@@ -1,7 +1,7 @@
 """The picture of a training from scratch: ranks, loss and size over the steps, accuracy."""
 
 from collections.abc import Mapping, Sequence
-from math import inf, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,14 @@ def _draw_size(
 
 
 def _draw_conditions(axes: Any, history: Sequence[Mapping[str, Any]]) -> None:
-    """A line a layer; those that are infinite have gaps."""
+    """A line a layer, with gaps where it is None, i.e. infinite."""
     from matplotlib.ticker import LogLocator
 
     lines = [line for line in history if "condition" in line]
     steps = [line["step"] for line in lines]
     for name in lines[-1]["condition"]:
-        values = [line["condition"].get(name, inf) for line in lines]
-        drawn = [v if v < inf else nan for v in values]
+        values = (line["condition"][name] for line in lines)
+        drawn = [nan if v is None else v for v in values]
         axes.plot(steps, drawn, color=BLUE, linewidth=1, alpha=0.6)
     axes.set_yscale("log")
     axes.set_ylim(bottom=1, top=max(2.0, axes.get_ylim()[1]))

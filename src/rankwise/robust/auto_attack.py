@@ -19,6 +19,10 @@ NORMS: dict[type[Ball], str] = {Linf: "Linf", L2: "L2"}
 MOST_CLASSES = 10
 
 
+FEWEST_CLASSES = 4
+"""For the targeted loss, which compares the largest logits."""
+
+
 class Setting(NamedTuple):
     """What a member of AutoAttack is made of; `package` is torchattacks."""
 
@@ -41,7 +45,7 @@ def apgd(s: Setting) -> Any:
 
 def targeted_apgd(s: Setting) -> Any:
     """The same towards each of the nearest classes; for four classes at least."""
-    if s.classes < 4:
+    if s.classes < FEWEST_CLASSES:
         raise ValueError(
             f"the targeted loss of AutoAttack compares the four largest logits, the model has "
             f"{s.classes}; leave it out: `AutoAttack(members=(apgd, targeted_fab, square))`, "

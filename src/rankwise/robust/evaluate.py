@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,15 +71,8 @@ def evaluate(
         TypeError: for arguments of the wrong type.
         ValueError: for values out of range, before anything is attacked.
     """
-    if not isinstance(models, Mapping) or not models:
-        raise TypeError(
-            f'`models` must map names to models, such as {{"dense": net}}, got {models!r}'
-        )
-    if not isinstance(attack, Attack):
-        raise TypeError(f"`attack` must be one of rankwise.robust, such as `PGD()`, got {attack!r}")
+    _check_kinds(models, attack, eps)
     check_count("evaluate", "batch_size", batch_size)
-    if not isinstance(eps, Iterable):
-        raise TypeError(f"`eps` must be several numbers, such as `[0.01, 0.02]`, got {eps!r}")
     budgets = (0.0, *(e for e in map(check_eps, eps) if e > 0.0))
     asked = list(models.values()) + ([] if surrogate is None else [surrogate])
     for model in asked:
@@ -107,6 +101,17 @@ def evaluate(
                 if progress is not None:
                     progress(done, total)
     return Evaluation(budgets, hits)
+
+
+def _check_kinds(models: Any, attack: Any, eps: Any) -> None:
+    if not isinstance(models, Mapping) or not models:
+        raise TypeError(
+            f'`models` must map names to models, such as {{"dense": net}}, got {models!r}'
+        )
+    if not isinstance(attack, Attack):
+        raise TypeError(f"`attack` must be one of rankwise.robust, such as `PGD()`, got {attack!r}")
+    if not isinstance(eps, Iterable):
+        raise TypeError(f"`eps` must be several numbers, such as `[0.01, 0.02]`, got {eps!r}")
 
 
 def classified(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

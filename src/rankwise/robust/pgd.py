@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +42,8 @@ class PGD(Attack):
     objective: Objective = cross_entropy
 
     def __post_init__(self) -> None:
-        check_ball("PGD", self.ball)
-        check_count("PGD", "steps", self.steps)
+        check_ascent("PGD", self.ball, self.steps, self.step)
         check_count("PGD", "restarts", self.restarts)
-        if self.step is not None:
-            check_number("PGD", "step", self.step, above=0.0, inclusive=False)
 
     def _perturb(
         self, model: nn.Module, y: Tensor, region: Region, generator: torch.Generator
@@ -81,16 +79,20 @@ class IteratedFGSM(Attack):
     step: float | None = None
 
     def __post_init__(self) -> None:
-        check_ball("IteratedFGSM", self.ball)
-        check_count("IteratedFGSM", "steps", self.steps)
-        if self.step is not None:
-            check_number("IteratedFGSM", "step", self.step, above=0.0, inclusive=False)
+        check_ascent("IteratedFGSM", self.ball, self.steps, self.step)
 
     def _perturb(
         self, model: nn.Module, y: Tensor, region: Region, generator: torch.Generator
     ) -> Tensor:
         *_, last = ascent(model, y, region, region.x, self.steps, self.step, cross_entropy)
         return last.x
+
+
+def check_ascent(owner: str, ball: Any, steps: Any, step: Any) -> None:
+    check_ball(owner, ball)
+    check_count(owner, "steps", steps)
+    if step is not None:
+        check_number(owner, "step", step, above=0.0, inclusive=False)
 
 
 def ascent(
