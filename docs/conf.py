@@ -20,6 +20,7 @@ extensions = [
     "docstrings",
     "mathml",
     "notebook",
+    "titles",
 ]
 exclude_patterns = ["extensions"]
 
@@ -45,7 +46,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|os|re|collections|typing|pathlib|enum|dataclasses|safetensors)(\..*)?"),
     ("py:.*", r"rankwise\.(\w+\.)+_?\w+"),
-    ("py:.*", "Select"),
+    ("py:.*", "Select|Module|Rule"),
 ]
 
 html_theme = "furo"

@@ -15,8 +15,10 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.util.typing import stringify_annotation
 
 import rankwise
+from rankwise.surgery.select import Select
 
 INSIDE = {"cli", "io", "numerics", "optim", "recipes", "surgery"}
 CODE = re.compile(r"(``?[^`]+``?)")
@@ -67,6 +69,18 @@ def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: l
     lines[:] = marked_up("\n".join(lines)).split("\n")
 
 
+def _signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str
+) -> tuple[str, str] | None:
+    """Shorter, and Python again, for Sphinx to read it: functions and classes by their names."""
+    if signature is None:
+        return None
+    for spelled in (stringify_annotation(Select, "smart"), stringify_annotation(Select)):
+        signature = signature.replace(spelled, "Select")
+    signature = re.sub(r"<(?:function|class) '?(?:[\w.]*\.)?(\w+)'?>", r"\1", signature)
+    return re.sub(r"<[^<>]* at 0x[^<>]*>", "...", signature), returns
+
+
 def _resolve(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
 ) -> nodes.Element | None:
@@ -82,5 +96,6 @@ def _resolve(
 def setup(app: Sphinx) -> dict[str, Any]:
     # Before napoleon, which writes reStructuredText of its own.
     app.connect("autodoc-process-docstring", _process, priority=400)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("missing-reference", _resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
