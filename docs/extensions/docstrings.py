@@ -39,8 +39,7 @@ def public() -> dict[str, Any]:
 
 @cache
 def addresses() -> dict[str, str]:
-    """From the address where a class or function is defined, and from its bare name, to the public
-    one."""
+    """The public address by the one where a class or function is defined, and by its bare name."""
     found = {}
     for address, value in public().items():
         if hasattr(value, "__qualname__"):
