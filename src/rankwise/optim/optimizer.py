@@ -191,11 +191,11 @@ class Optimizer(torch.optim.Optimizer):
         self.steps += 1
         self._retract(moving, gradients, ends)
         record(self.layers, self._versions)
-        self._batches.clear()
         factors = self._factors()
         for group in self.param_groups:
             dense = [p for p in group["params"] if id(p) not in factors]
             self.control.dense_step_(dense, self.state, group)
+        self._clear()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -205,8 +205,15 @@ class Optimizer(torch.optim.Optimizer):
 
     def _skip(self, loss: Any) -> Any:
         self.skipped += 1
-        self._batches.clear()
+        self._clear()
         return loss
+
+    def _clear(self) -> None:
+        """Forget what this step has used up."""
+        self._batches.clear()
+        if not self.integrator.same_matrix:
+            # They are those of the last point; the closure computes the next ones.
+            self.zero_grad()
 
     def _gradients(self) -> Iterator[Tensor]:
         for group in self.param_groups:
