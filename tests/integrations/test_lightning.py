@@ -1,5 +1,6 @@
 """Lightning, automatic and manual, with ranks that change."""
 
+import json
 from pathlib import Path
 
 import lightning as L
@@ -253,3 +254,37 @@ class Stock(Net):
 def test_a_stock_optimizer_is_refused_with_and_without_the_callback(tmp_path, callbacks, message):
     with pytest.raises(ValueError, match=message):
         fitted(tmp_path, Stock(), callbacks=callbacks)
+
+
+def recorded(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def test_a_recorded_run_tells_each_step_whatever_a_step_is_made_of(tmp_path):
+    model = Net()
+    fitted(
+        tmp_path, model, loader(size=4), accumulate_grad_batches=2,
+        callbacks=[RankwiseCallback(record=tmp_path / "run")],
+    )  # fmt: skip
+    lines = recorded(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(1, 3 * BATCHES + 1))
+    halves = [sum(model.seen[i : i + 2]) / 2 for i in range(0, len(model.seen), 2)]
+    assert [line["loss"] for line in lines] == pytest.approx(halves)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
+
+
+def test_a_recorded_run_that_was_resumed_has_one_history(tmp_path):
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    callbacks = [RankwiseCallback(tmp_path / "run"), keep]
+    fitted(tmp_path, Net(), enable_checkpointing=True, callbacks=callbacks)
+    trainer = trainer_of(tmp_path, callbacks=[RankwiseCallback(tmp_path / "run")])
+    trainer.fit(Net(), loader(), ckpt_path=str(tmp_path / "epoch=1.ckpt"))
+    steps = [line["step"] for line in recorded(tmp_path / "run")]
+    assert steps == list(range(1, 3 * BATCHES + 1))
+    with pytest.raises(ValueError, match="of an earlier run"):
+        fitted(tmp_path, Net(), callbacks=[RankwiseCallback(tmp_path / "run")])
+
+
+def test_a_record_needs_the_loss(tmp_path):
+    with pytest.raises(ValueError, match="return it from `training_step`"):
+        fitted(tmp_path, ManualNet(), callbacks=[RankwiseCallback(tmp_path / "run")])

@@ -242,3 +242,50 @@ def test_a_model_without_low_rank_layers_takes_any_optimizer(tmp_path):
             layer.requires_grad_(False)
     stock = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     trained(tmp_path, model, optimizer=stock, callbacks=[RankwiseCallback()], max_steps=2)
+
+
+def recorded(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def test_a_recorded_run_that_was_resumed_has_one_history(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 5}
+    whole = [RankwiseCallback(record=tmp_path / "whole-run")]
+    trained(tmp_path / "whole", callbacks=whole, **options)
+    trained(tmp_path / "parts", callbacks=[RankwiseCallback(tmp_path / "run")], **options)
+    again = trainer_of(classifier(), tmp_path, callbacks=[RankwiseCallback(tmp_path / "run")])
+    again.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-5"))
+    timed = {"seconds", "memory", "peak_memory", "spectra", "condition"}
+    one, other = (
+        [{k: v for k, v in line.items() if k not in timed} for line in recorded(tmp_path / run)]
+        for run in ("whole-run", "run")
+    )
+    assert one == other and [line["step"] for line in one] == list(range(1, 13))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
+
+
+def test_the_last_line_of_a_record_is_of_the_last_step_not_of_the_best(tmp_path):
+    callback = RankwiseCallback(tmp_path / "run")
+    trained(
+        tmp_path, callbacks=[callback], load_best_model_at_end=True, max_steps=4,
+        eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
+    )  # fmt: skip
+    last = recorded(tmp_path / "run")[-1]
+    assert sum(map(len, last["spectra"])) == pytest.approx(
+        last["mean_rank"] * len(last["spectra"])
+    )
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["eval_loss"] > 0
+
+
+def test_a_record_needs_the_loss_of_each_step(tmp_path):
+    callback = RankwiseCallback(tmp_path / "run")
+    trainer = trainer_of(classifier(), tmp_path, callbacks=[callback], logging_steps=5)
+    with pytest.raises(ValueError, match="logging_steps=1"):
+        trainer.train()
+
+
+def test_a_new_run_does_not_take_the_place_of_a_recorded_one(tmp_path):
+    trained(tmp_path, callbacks=[RankwiseCallback(tmp_path / "run")], max_steps=2)
+    with pytest.raises(ValueError, match="of an earlier run"):
+        trained(tmp_path, callbacks=[RankwiseCallback(tmp_path / "run")], max_steps=2)
+    assert len(recorded(tmp_path / "run")) == 2

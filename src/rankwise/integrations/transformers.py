@@ -10,6 +10,7 @@ from torch import Tensor
 from rankwise.integrations.found import rankwise_optimizers
 from rankwise.io.checkpoint import save
 from rankwise.optim.optimizer import Optimizer
+from rankwise.report.recorder import Recorder
 from rankwise.report.scalars import counts
 from rankwise.surgery.layers import low_rank_layers
 
@@ -45,11 +46,17 @@ class RankwiseCallback(TrainerCallback):
 
     When training begins it raises ValueError for arguments that have no effect on an optimizer
     that is given, and for what cannot train low-rank layers.
+
+    Args:
+        record: a folder for the run's history, of which `rankwise report` makes a page; needs
+            `logging_steps=1`. None: there is none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, record: str | Path | None = None) -> None:
         self._comes_first = False
         self._norm: Tensor | None = None
+        self._record = record
+        self._recorder: Recorder | None = None
 
     def add_to(self, trainer: Any) -> None:
         """Put it before all other callbacks of `trainer`, so that all of them see its numbers."""
@@ -60,6 +67,11 @@ class RankwiseCallback(TrainerCallback):
         write = "pass `optimizers=(rankwise.Optimizer(model), None)` to the trainer"
         for optimizer in rankwise_optimizers(given["model"], [given["optimizer"]], write):
             check_arguments(args, optimizer)
+            if self._record is not None:
+                check_logging(args)
+                self._recorder = Recorder(self._record, optimizer)
+                if state.global_step > 0:
+                    self._recorder.resume(state.global_step)
         if args.report_to and not self._comes_first:
             warnings.warn(
                 f"{', '.join(args.report_to)} will not get rankwise's numbers, because `Trainer` "
@@ -85,6 +97,14 @@ class RankwiseCallback(TrainerCallback):
             named = {f"rankwise/{name}": number for name, number in numbers.items()}
             logs.update(named)
             state.log_history[-1].update(named)
+            if self._recorder is not None:
+                self._recorder.step(logs["loss"])
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        # At the end of training the best model may have come back, with ranks of its own.
+        if control.should_training_stop and self._recorder is not None:
+            last = [line for line in state.log_history if "eval_loss" in line][-1:]
+            self._recorder.finish(last[0] if last else None)
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if state.is_world_process_zero and low_rank_layers(given["model"]):
@@ -111,6 +131,15 @@ def check_arguments(args: Any, optimizer: Optimizer) -> None:
             f"the integrator {type(optimizer.integrator).__name__} runs the model again, and "
             "`Trainer` calls `step()` without a closure to do so: use one of a single backward "
             "pass (ParallelBUG, AugmentedBUG, AugmentedPSI), or a loop of your own"
+        )
+
+
+def check_logging(args: Any) -> None:
+    """ValueError unless the loss of each step is told."""
+    if args.logging_strategy != "steps" or args.logging_steps != 1:
+        raise ValueError(
+            "`RankwiseCallback(record=...)` writes the loss of every step, which the trainer tells "
+            'only with `logging_strategy="steps", logging_steps=1`'
         )
 
 
