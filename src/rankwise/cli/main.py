@@ -12,13 +12,14 @@ BAD_INPUT, STOPPED = 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `rankwise` with these arguments; the exit status.
 
+    Status 1 is that of `doctor` where something is at fault.
     An error that a user can mend is one line on standard error and status 2; with
     `RANKWISE_TRACEBACK=1` it is raised. An interrupted run is status 130.
     """
     from rankwise.recipes.training import Interrupted
 
     try:
-        _run(sys.argv[1:] if arguments is None else list(arguments))
+        status = _run(sys.argv[1:] if arguments is None else list(arguments))
     except Interrupted as stop:
         print(f"\nrankwise: {stop}", file=sys.stderr)
         return STOPPED
@@ -30,25 +31,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"rankwise: error: {error}", file=sys.stderr)
         return BAD_INPUT
-    return 0
+    return status
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> int:
     try:
         import tyro
     except ImportError as error:
         raise ImportError(f"the command line needs tyro: {INSTALL}") from error
     from rankwise.cli.attack import run_attack
     from rankwise.cli.compress import run_compress
+    from rankwise.cli.doctor import run_doctor
     from rankwise.cli.finetune import run_finetune
     from rankwise.cli.plan import run_plan
     from rankwise.cli.study import run_study
     from rankwise.cli.train import run_train
 
-    tyro.extras.subcommand_cli_from_dict(
+    status = tyro.extras.subcommand_cli_from_dict(
         {
             "attack": run_attack,
             "compress": run_compress,
+            "doctor": run_doctor,
             "finetune": run_finetune,
             "plan": run_plan,
             "study": run_study,
@@ -59,6 +62,7 @@ def _run(arguments: list[str]) -> None:
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
+    return status if isinstance(status, int) else 0
 
 
 if __name__ == "__main__":
