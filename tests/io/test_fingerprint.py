@@ -30,7 +30,9 @@ def adapted(seed: int = 0) -> nn.Sequential:
 def test_another_base_is_refused_by_name_and_left_unchanged(tmp_path):
     rw.save(adapted(), tmp_path)
     other = base(1)
-    with pytest.raises(ValueError, match=r"trained on another base: 2 of 2 layers.* by up to 1\d\d"):
+    with pytest.raises(
+        ValueError, match=r"trained on another base: 2 of 2 layers.* by up to 1\d\d"
+    ):
         rw.load(other, tmp_path)
     assert isinstance(other[0], nn.Linear)
     ready = adapted(1)
@@ -46,7 +48,9 @@ def test_one_changed_layer_is_named(tmp_path):
     model = base()
     with torch.no_grad():
         model[2].weight.add_(1e-3)
-    with pytest.raises(ValueError, match=r"1 of 2 layers have another frozen weight, by up to 1%: 2"):
+    with pytest.raises(
+        ValueError, match=r"1 of 2 layers have another frozen weight, by up to 1%: 2"
+    ):
         rw.load(model, tmp_path)
 
 

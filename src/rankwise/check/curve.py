@@ -186,7 +186,9 @@ def rank_changes(lines: Sequence[Line], rule: RuleText) -> list[Finding]:
     seen = f"ranks are the same in all {steps} steps, though {rule.kind} adapts them"
     if steps < every:
         reason = f"the run is shorter than a cycle of the rule, {every} steps"
-        return [warning(name, f"{seen}: {reason}", f"train longer, or `every={max(2, steps // 4)}`")]
+        return [
+            warning(name, f"{seen}: {reason}", f"train longer, or `every={max(2, steps // 4)}`")
+        ]
     if rule.kind == "Budget":
         mend = (
             "the start holds what the budget allows: give fewer `parameters`, start at a higher "

@@ -1,7 +1,12 @@
-"""Short trials of the numerics on this machine, each from a seed to a finding."""
+"""Short trials of the numerics on this machine, each from a seed to a finding.
+
+What is on trial can be given, so that a trial itself can be tried on something that is broken.
+"""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +20,6 @@ from rankwise.numerics.orth import orthonormalise
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.tolerance import Tolerance
 from rankwise.surgery.adapt import adapt_
-from rankwise.surgery.layers import factored_layers
 
 REINSTALL = (
     "install another build of torch (its own wheels bring a LAPACK that works), and report it"
@@ -24,20 +28,25 @@ MAX_DEFECT = 1e-5
 MAX_ERROR = 1e-10
 STEPS, HALF = 20, 10
 FALL = 0.5
+RATE = 0.1
 
 
 def trial_findings(seed: int) -> list[Finding]:
     """All trials; they take a second or two."""
-    return [lapack(seed), gradients(seed), descent(seed), resume(seed)]
+    with torch.random.fork_rng(devices=[]):
+        return [lapack(seed), gradients(seed), descent(seed), resume(seed)]
 
 
-def lapack(seed: int) -> Finding:
+def lapack(seed: int, basis: Callable[[Tensor], Tensor] = orthonormalise) -> Finding:
     """QR and SVD in float32 on matrices that break careless kernels."""
     name = "lapack"
     worst, where = 0.0, ""
     for what, X in _hard_matrices(seed).items():
-        P, _, Qh = torch.linalg.svd(X, full_matrices=False)
-        bases = (orthonormalise(X), P, Qh.mT)
+        try:
+            P, _, Qh = torch.linalg.svd(X, full_matrices=False)
+            bases = (basis(X), P, Qh.mT)
+        except RuntimeError as error:
+            return fault(name, f"fails on a {what} matrix: {error}", REINSTALL)
         # A NaN compares as false; as infinite it is the worst.
         defect = max(float(orthonormality_defect(Q).nan_to_num(float("inf"))) for Q in bases)
         if defect >= worst:
@@ -48,7 +57,7 @@ def lapack(seed: int) -> Finding:
     return fine(name, seen)
 
 
-def gradients(seed: int) -> Finding:
+def gradients(seed: int, kind: type[LowRankLinear] = LowRankLinear) -> Finding:
     """The low-rank layer's own backward pass against autograd through a dense weight."""
     name = "gradients"
     draw = torch.Generator().manual_seed(seed)
@@ -58,7 +67,7 @@ def gradients(seed: int) -> Finding:
 
     f = truncated_svd(normal(7, 5), 3)
     base = nn.Linear(5, 7, dtype=torch.float64)
-    layer = LowRankLinear(f, base=base, scale=0.5)
+    layer = kind(f, base=base, scale=0.5)
     x, target = normal(9, 5), normal(9, 7)
     (layer(x) - target).square().sum().backward()
     W = (base.weight + 0.5 * f.dense()).detach().requires_grad_()
@@ -73,10 +82,10 @@ def gradients(seed: int) -> Finding:
     return fine(name, seen) if error <= MAX_ERROR else fault(name, seen, REINSTALL)
 
 
-def descent(seed: int) -> Finding:
+def descent(seed: int, lr: float = RATE) -> Finding:
     """A short training that cannot fail where the library works."""
     name = "descent"
-    model, optimizer = _learner(seed)
+    model, optimizer = _learner(seed, lr)
     losses = _steps(model, optimizer, seed, STEPS)
     seen = f"loss {losses[0]:.3g} to {losses[-1]:.3g} in {STEPS} steps"
     if not losses[-1] < FALL * losses[0]:
@@ -84,7 +93,7 @@ def descent(seed: int) -> Finding:
     return fine(name, seen)
 
 
-def resume(seed: int) -> Finding:
+def resume(seed: int, load: Callable[..., Any] = load_training) -> Finding:
     """A training that is saved, read and continued ends where one without a pause does."""
     name = "resume"
     through, optimizer = _learner(seed)
@@ -94,7 +103,7 @@ def resume(seed: int) -> Finding:
             file = Path(folder) / "state.safetensors"
             save_training(file, model=through, optimizer=optimizer, progress={"step": HALF})
             again, fresh = _learner(seed)
-            load_training(file, model=again, optimizer=fresh)
+            load(file, model=again, optimizer=fresh)
     except OSError as error:
         return fault(
             name, f"no temporary file can be written: {error}", "name a writable folder in TMPDIR"
@@ -120,7 +129,7 @@ def _hard_matrices(seed: int) -> dict[str, Tensor]:
     }
 
 
-def _learner(seed: int) -> tuple[nn.Sequential, Optimizer]:
+def _learner(seed: int, lr: float = RATE) -> tuple[nn.Sequential, Optimizer]:
     """A small network with adapters, and its optimizer with ranks that move."""
     draw = torch.Generator().manual_seed(seed)
     model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 10))
@@ -128,8 +137,7 @@ def _learner(seed: int) -> tuple[nn.Sequential, Optimizer]:
         for p in model.parameters():
             p.copy_(torch.randn(p.shape, generator=draw) / 4)
     adapt_(model, rank=2, seed=seed)
-    optimizer = Optimizer(model, lr=0.1, max_step=0.1, rank_rule=Tolerance(rtol=0.1, every=5))
-    assert len(factored_layers(model)) == 2
+    optimizer = Optimizer(model, lr=lr, max_step=RATE, rank_rule=Tolerance(rtol=0.1, every=5))
     return model, optimizer
 
 

@@ -113,7 +113,9 @@ def read_lora(folder: Path) -> WeightFile:
     """
     config, path = read_json(folder / CONFIG), folder / WEIGHTS
     if config.get("peft_type") != "LORA":
-        raise ValueError(f"{folder / CONFIG} is of the method {config.get('peft_type')!r}, not LORA")
+        raise ValueError(
+            f"{folder / CONFIG} is of the method {config.get('peft_type')!r}, not LORA"
+        )
     if not path.is_file():
         raise ValueError(f"{folder} has no {WEIGHTS}")
     try:
