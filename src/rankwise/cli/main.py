@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 INSTALL = 'pip install "rankwise[finetune]"'
 EXPECTED = (ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError, OSError)
@@ -12,14 +12,14 @@ BAD_INPUT, STOPPED = 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `rankwise` with these arguments; the exit status.
 
-    Status 1 is that of `doctor` where something is at fault.
     An error that a user can mend is one line on standard error and status 2; with
-    `RANKWISE_TRACEBACK=1` it is raised. An interrupted run is status 130.
+    `RANKWISE_TRACEBACK=1` it is raised. An interrupted run is status 130. Where `doctor` finds a
+    fault it is 1.
     """
     from rankwise.recipes.training import Interrupted
 
     try:
-        status = _run(sys.argv[1:] if arguments is None else list(arguments))
+        status = call(commands(), sys.argv[1:] if arguments is None else arguments)
     except Interrupted as stop:
         print(f"\nrankwise: {stop}", file=sys.stderr)
         return STOPPED
@@ -34,11 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(arguments: list[str]) -> int:
-    try:
-        import tyro
-    except ImportError as error:
-        raise ImportError(f"the command line needs tyro: {INSTALL}") from error
+def commands() -> dict[str, Callable[..., int | None]]:
+    """The commands by name; their arguments are the command's."""
     from rankwise.cli.attack import run_attack
     from rankwise.cli.compress import run_compress
     from rankwise.cli.doctor import run_doctor
@@ -47,19 +44,28 @@ def _run(arguments: list[str]) -> int:
     from rankwise.cli.study import run_study
     from rankwise.cli.train import run_train
 
+    return {
+        "attack": run_attack,
+        "compress": run_compress,
+        "doctor": run_doctor,
+        "finetune": run_finetune,
+        "plan": run_plan,
+        "study": run_study,
+        "train": run_train,
+    }
+
+
+def call(known: Mapping[str, Callable[..., int | None]], arguments: Sequence[str]) -> int:
+    """Parse the arguments and call the command that they name; its status, 0 where it has none."""
+    try:
+        import tyro
+    except ImportError as error:
+        raise ImportError(f"the command line needs tyro: {INSTALL}") from error
     status = tyro.extras.subcommand_cli_from_dict(
-        {
-            "attack": run_attack,
-            "compress": run_compress,
-            "doctor": run_doctor,
-            "finetune": run_finetune,
-            "plan": run_plan,
-            "study": run_study,
-            "train": run_train,
-        },
+        dict(known),
         prog="rankwise",
         description="Low-rank training and fine-tuning, with ranks that find themselves.",
-        args=arguments,
+        args=list(arguments),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     return status if isinstance(status, int) else 0
