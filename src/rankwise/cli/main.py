@@ -42,6 +42,7 @@ def _run(arguments: list[str]) -> None:
     from rankwise.cli.compress import run_compress
     from rankwise.cli.finetune import run_finetune
     from rankwise.cli.plan import run_plan
+    from rankwise.cli.report import run_report
     from rankwise.cli.study import run_study
     from rankwise.cli.train import run_train
 
@@ -51,6 +52,7 @@ def _run(arguments: list[str]) -> None:
             "compress": run_compress,
             "finetune": run_finetune,
             "plan": run_plan,
+            "report": run_report,
             "study": run_study,
             "train": run_train,
         },
