@@ -35,8 +35,9 @@ addEventListener("load", () => {
 def opened(page: Path) -> tuple[str, str]:
     """The document after its scripts, and what the browser logged on its console."""
     done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
-         "--window-size=1200,3000", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()],
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+         "--v=0", "--window-size=1200,3000", "--virtual-time-budget=2000", "--dump-dom",
+         page.as_uri()],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     return done.stdout, "\n".join(x for x in done.stderr.splitlines() if "CONSOLE" in x)
@@ -49,7 +50,7 @@ def tip(page: Path, selector: str, along: float, down: float) -> str:
     pointed.write_text(html.replace("</body>", POINT % (repr(selector), along, down) + "</body>"))
     document, console = opened(pointed)
     assert console == ""
-    shown = re.search(r'<div id="tip".*?</div>\s*<script', document, flags=re.DOTALL)
+    shown = re.search(r'<div id="tip".*?(?=<script)', document, flags=re.DOTALL)
     assert shown and "visible" in shown[0]
     return unescape(" ".join(re.sub("<[^>]+>", " ", shown[0]).split()))
 
@@ -83,7 +84,7 @@ def test_a_page_without_steps_opens_too(tmp_path):
 def test_the_pointer_tells_layer_step_and_rank(page):
     # The second row of the first block, in the middle of steps 1 to 60.
     shown = tip(page, ".heat > .area", 0.5, 22 + 26 + 5)
-    assert shown.startswith(f"{NAMES[1]} step 31 rank 5 full rank 64")
+    assert shown.startswith(f"{NAMES[1]} step 31 rank 5 weight 64 \u00d7 64")
 
 
 def test_the_pointer_tells_the_loss_of_the_nearest_step(page):

@@ -2,11 +2,17 @@
 
 from json import dumps
 from pathlib import Path
+from shlex import quote
 
 from rankwise.io.atomic import write_text
 from rankwise.report.page.write import write_report
 
 PAGE = "report.html"
+
+
+def hint(folder: Path) -> str:
+    """What to type for the page of a run that has ended."""
+    return f"a page of it, with ranks, spectra and curves: rankwise report {quote(str(folder))}"
 
 
 def run_report(

@@ -14,7 +14,10 @@ def attack_charts(runs: Sequence[Run]) -> list[Chart]:
         models: dict[str, Any] = (run.metrics or {}).get("models") or {}
         titles = dict.fromkeys(title for m in models.values() for title in m.get("attacks", {}))
         found = {t: {n: m["attacks"].get(t) for n, m in models.items()} for t in titles}
-        found["certified"] = {n: m.get("certified") for n, m in models.items()}
+        found["Certified, l2"] = {
+            name: [[0.0, m["accuracy"]], *m["certified"]] if m.get("certified") else None
+            for name, m in models.items()
+        }
         prefix = f"{run.name}: " if len(runs) > 1 else ""
         for title, pairs in found.items():
             curves = [

@@ -51,7 +51,6 @@ class Drawn(NamedTuple):
     note: str
     x: str
     picture: Markup
-    legend: Markup
     numbers: dict[str, Any]
 
 
@@ -69,19 +68,23 @@ def draw(chart: Chart, span: tuple[float, float] | None = None) -> Drawn:
         values = "1 value lies" if outside == 1 else f"{outside:,} values lie"
         note = f"{note}; {values} outside of the axis".removeprefix("; ")
     picture = framed(across, up, paths, x_name=chart.x)
-    names = list(dict.fromkeys((c.name, c.colour) for c in chart.curves if c.style in MAIN))
-    legend = joined(
-        tag("span", tag("i", "", class_=f"key c{colour % COLOURS}"), name)
-        for name, colour in names
-    )  # fmt: skip
     numbers = {
         "x": chart.x,
         "low": across.low,
         "high": across.high,
         "curves": [_numbers(curve) for curve in curves],
     }
-    few = Markup() if len(names) < 2 else legend
-    return Drawn(chart.key, chart.title, note, chart.x, picture, few, numbers)
+    return Drawn(chart.key, chart.title, note, chart.x, picture, numbers)
+
+
+def legend(charts: Sequence[Chart]) -> Markup:
+    """Names and colours of all curves; empty where there is but one name."""
+    found = [(c.name, c.colour) for chart in charts for c in chart.curves if c.style in MAIN]
+    names = dict.fromkeys(found)
+    if len(names) < 2:
+        return Markup()
+    keys = ((name, tag("i", "", class_=f"key c{colour % COLOURS}")) for name, colour in names)
+    return joined(tag("span", key, name) for name, key in keys)
 
 
 def framed(across: Scale, up: Scale, paths: Sequence[str], *, x_name: str) -> Markup:

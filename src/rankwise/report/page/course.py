@@ -28,12 +28,12 @@ def seconds_at(lines: Sequence[Line]) -> list[float]:
 
 
 def smoothed(values: Numbers, width: int) -> list[float]:
-    """Mean over the last `width` values that are finite; NaN where there is none."""
+    """Mean of those finite of the `width` values around each; NaN where there are none."""
     sums = list(accumulate((v if isfinite(v) else 0.0 for v in values), initial=0.0))
     counts = list(accumulate((int(isfinite(v)) for v in values), initial=0))
     found = []
-    for end in range(1, len(values) + 1):
-        start = max(0, end - width)
+    for i in range(len(values)):
+        start, end = max(0, i - width // 2), min(len(values), i + (width + 1) // 2)
         count = counts[end] - counts[start]
         found.append((sums[end] - sums[start]) / count if count else nan)
     return found

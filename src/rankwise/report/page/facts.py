@@ -131,7 +131,8 @@ def _skipped(lines: list[dict[str, Any]]) -> int | None:
 
 
 def main_network(run: Run) -> Network | None:
-    return run.networks[0] if run.networks else None
+    """The one that the run is about: None for an attack, which may have trained several."""
+    return next((network for network in run.networks if not network.name), None)
 
 
 class Card(NamedTuple):
@@ -144,6 +145,8 @@ class Card(NamedTuple):
 
 def cards_of(run: Run) -> list[Card]:
     """The headline numbers, those that the run tells."""
+    if run.command == "attack":
+        return _attacked(run)
     f, dense = facts_of(run), number_at(run.metrics, "dense", "accuracy")
     before = number_at(run.metrics, "before", "loss")
     notes = {
@@ -165,6 +168,17 @@ def _removed(f: Facts) -> str:
         return ""
     removed = "" if f.removed is None else f", {f.removed:.1%} removed"
     return f"from {count(f.parameters_start)}{removed}"
+
+
+def _attacked(run: Run) -> list[Card]:
+    """Of each model the accuracy, and what the last attack leaves of it."""
+    cards = []
+    for name, m in ((run.metrics or {}).get("models") or {}).items():
+        title, pairs = list(m["attacks"].items())[-1]
+        eps, accuracy = pairs[-1]
+        left = f"{accuracy:.1%} left by {title} at {eps:g}"
+        cards.append(Card(name, percent(m["accuracy"]), left))
+    return cards
 
 
 def _own(run: Run) -> list[Card]:
@@ -201,8 +215,9 @@ def sentence(run: Run) -> str:
             f"{m.get('subject') or o.get('model') or 'A model'}, cut{share} and healed in {steps}."
         )
     if run.command == "attack":
+        names = ", ".join(m.get("models", {}))
         return (
-            f"{', '.join(m.get('models', {})) or 'Classifiers'}, attacked by "
+            f"Classifiers{f' ({names})' if names else ''}, attacked by "
             f"{', '.join(o.get('attacks', []))} on {m.get('rows', o.get('rows'))} test images."
         )
     about = network.about if network else {}

@@ -80,7 +80,7 @@ def heat_map(layers: Sequence[Layer], first: int, last: int) -> Heat:
         "high": last + 1,
         "rows": [
             {"name": row.layer.name, "top": row.top, "height": row.height,
-             "full": written(row.layer.full) if row.layer.full else None,
+             "shape": written(row.layer.shape) if row.layer.shape else None,
              "steps": [step for step, _ in course],
              "ranks": [rank if isinstance(rank, int) else written(rank) for _, rank in course]}
             for row, course in zip(rows, courses, strict=True)

@@ -19,6 +19,8 @@ class Layer(NamedTuple):
     """With its number, e.g. "layer 3"; "" for a layer of no block."""
     part: str
     """What it is in its block."""
+    shape: list[int]
+    """Rows, columns and places of a kernel; empty where that is not known."""
     full: list[int]
     """Largest ranks that it can have; empty where that is not known."""
     course: list[tuple[int, Rank]]
@@ -41,8 +43,9 @@ def layers_of(run: Run, network: Network) -> list[Layer]:
     described = network.about.get("layers") or []
     names = [layer["name"] for layer in described] or _names(network.lines, len(told[0][1]))
     full = [layer["full"] for layer in described] or [[] for _ in names]
+    shapes = [[*x["shape"], *(x["kernel"] or [])] for x in described] or [[] for _ in names]
     return [
-        Layer(name, *split(name), full=full[i], course=_course(told, i))
+        Layer(name, *split(name), shape=shapes[i], full=full[i], course=_course(told, i))
         for i, name in enumerate(names)
     ]
 

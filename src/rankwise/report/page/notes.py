@@ -29,12 +29,14 @@ def _incomplete(run: Run) -> list[str]:
     if run.complete:
         return []
     network = main_network(run)
-    step = network.lines[-1]["step"] if network else 0
+    go_on = f"; `rankwise {run.command} --resume` goes on with it" if run.command else ""
+    if network is None:
+        return [f"The run is not complete{go_on}."]
+    step = network.lines[-1]["step"]
     asked = run.options.get("steps") or run.options.get("heal_steps")
     of = f" of {asked:,}" if isinstance(asked, int) else ""
-    if network is not None and network.about.get("finished"):
+    if network.about.get("finished"):
         return ["All steps were taken, but the run stopped before its results were written."]
-    go_on = f"; `rankwise {run.command} --resume` goes on with it" if run.command else ""
     return [f"The run is not complete: its record ends after step {step:,}{of}{go_on}."]
 
 

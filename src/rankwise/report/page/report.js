@@ -102,7 +102,7 @@
       area.append(lit);
       follow(step);
       const pairs = [["step", digits.format(step)], ["rank", String(row.ranks[i])]];
-      if (row.full) pairs.push(["full rank", row.full]);
+      if (row.shape) pairs.push(["weight", row.shape]);
       show(event, row.name, pairs);
     };
     watch(area, move);

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rankwise.report.page.facts import MEASURES, facts_of
+from rankwise.report.page.facts import MEASURES, facts_of, main_network
 from rankwise.report.page.run import Run
 
 LEFT_OUT = ("output", "resume", "overwrite", "save_every", "threads")
@@ -68,9 +68,8 @@ def configuration(runs: Sequence[Run]) -> list[Row]:
 
 def _told(run: Run) -> dict[str, str]:
     own = {k.replace("_", " "): value(v) for k, v in run.options.items() if k not in LEFT_OUT}
-    if not run.networks:
-        return own
-    about = run.networks[0].about
+    network = main_network(run)
+    about = network.about if network else {}
     parts = {
         f"optimizer: {k.replace('_', ' ')}": LONG.sub(_shortened, v)
         for k, v in about.get("optimizer", {}).items()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rankwise.io.atomic import write_text
 from rankwise.report.page.attacked import attack_charts
-from rankwise.report.page.chart import Drawn, draw
+from rankwise.report.page.chart import Drawn, draw, legend
 from rankwise.report.page.curves import Named, main_charts, more_charts, named_networks
 from rankwise.report.page.facts import cards_of, facts_of, sentence
 from rankwise.report.page.heat import Heat, heat_map
@@ -67,9 +67,10 @@ def page_of(runs: Sequence[Run], title: str | None = None) -> Page:
     span = (min(steps), max(steps)) if steps else None
     main = [draw(c, span if c.x == "step" else None) for c in main_charts(recorded)]
     more = [draw(c, span) for c in more_charts(recorded)]
-    attacks = [draw(chart) for chart in attack_charts(runs)]
+    attacks = attack_charts(runs)
+    attacked = [draw(c) for c in attacks]
     inside = [found for n, run in _of_runs(networks, runs) if (found := _inside(n, run))]
-    numbers = _numbers(runs, [*main, *more, *attacks], inside)
+    numbers = _numbers(runs, [*main, *more, *attacked], inside)
     heading = title or " and ".join(
         filter(None, [", ".join(r.name for r in runs[:-1]), runs[-1].name])
     )
@@ -88,7 +89,9 @@ def page_of(runs: Sequence[Run], title: str | None = None) -> Page:
         surroundings=surroundings(runs),
         main=main,
         more=more,
-        attacks=attacks,
+        attacks=attacked,
+        attack_legend=legend(attacks),
+        legend=legend(main_charts(recorded)),
         inside=inside,
         style=Markup((HERE / STYLE).read_text(encoding="utf-8")),
         script=Markup((HERE / SCRIPT).read_text(encoding="utf-8")),
