@@ -75,7 +75,7 @@ def test_what_is_not_finite_is_a_gap():
         [{"step": 1, "loss": 2.0}, {"step": 2, "loss": nan}, {"step": 3}], "loss"
     )
     assert steps == [1, 2] and values[0] == 2.0 and isnan(values[1])
-    assert line([(0, 1), (1, nan), (2, 3), (3, 4)]) == "M0 1M2 3L3 4"
+    assert line([(0, 1), (1, nan), (2, 3), (3, 4)]) == "M0 1h0M2 3L3 4"
 
 
 def test_elements_are_escaped_once():

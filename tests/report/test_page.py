@@ -177,7 +177,8 @@ def test_a_run_that_goes_on_or_was_stopped_says_so(tmp_path):
     with (run / "history.jsonl").open("a") as file:
         file.write('{"step": 61, "lo')
     read = page(tmp_path, run)
-    assert "its record ends after step 60 of 500; `rankwise finetune --resume`" in read.text
+    assert "its record ends after step 60 of 500;" in read.text
+    assert ("code", f"rankwise finetune --resume --output {run}") in read.texts
     assert "not complete" in read.text and not read.numbers["runs"][0]["complete"]
 
 

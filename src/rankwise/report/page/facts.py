@@ -10,6 +10,8 @@ from rankwise.report.page.run import Network, Run, number_at
 
 WITHIN = ("steps", "removed", "seconds")
 """What is written below another number, not on a card of its own."""
+LEAST_REMOVED = 0.0005
+"""Share of parameters that is worth a word."""
 TAIL = 30
 """Last steps of which a final loss is the mean."""
 
@@ -166,7 +168,7 @@ def cards_of(run: Run) -> list[Card]:
 def _removed(f: Facts) -> str:
     if not f.parameters_start:
         return ""
-    removed = "" if f.removed is None else f", {f.removed:.1%} removed"
+    removed = f", {f.removed:.1%} removed" if f.removed and f.removed >= LEAST_REMOVED else ""
     return f"from {count(f.parameters_start)}{removed}"
 
 

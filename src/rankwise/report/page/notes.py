@@ -3,6 +3,7 @@
 import re
 import statistics
 from math import isfinite
+from shlex import quote
 
 from rankwise.report.page.course import column
 from rankwise.report.page.facts import facts_of, main_network
@@ -29,7 +30,8 @@ def _incomplete(run: Run) -> list[str]:
     if run.complete:
         return []
     network = main_network(run)
-    go_on = f"; `rankwise {run.command} --resume` goes on with it" if run.command else ""
+    resume = f"`rankwise {run.command} --resume --output {quote(str(run.folder))}`"
+    go_on = f"; {resume} goes on with it" if run.command else ""
     if network is None:
         return [f"The run is not complete{go_on}."]
     step = network.lines[-1]["step"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from html import escape
-from math import isfinite
+from math import isfinite, nan
 
 
 class Markup(str):
@@ -28,24 +28,35 @@ def joined(parts: Iterable[str]) -> Markup:
     return Markup("".join(p if isinstance(p, Markup) else escape(p) for p in parts))
 
 
+def with_code(text: str) -> Markup:
+    """What stands between backticks becomes code."""
+    return joined(tag("code", p) if i % 2 else p for i, p in enumerate(text.split("`")))
+
+
 def number(value: float) -> str:
     """A coordinate, to a tenth."""
     return f"{value:.1f}".removesuffix(".0")
 
 
 def line(points: Iterable[tuple[float, float]], *, steps: bool = False) -> str:
-    """The `d` of a path through points, with a gap where one is not finite."""
-    parts, pen = [], False
-    for x, y in points:
+    """The `d` of a path through points, with a gap where one is not finite.
+
+    A point with a gap on both sides is a dot where lines have round caps.
+    """
+    parts: list[str] = []
+    run = 0
+    for x, y in [*points, (nan, nan)]:
         if not isfinite(y):
-            pen = False
-        elif not pen:
+            parts += ["h0"] if run == 1 else []
+            run = 0
+            continue
+        if not run:
             parts.append(f"M{number(x)} {number(y)}")
-            pen = True
         elif steps:
             parts.append(f"H{number(x)}V{number(y)}")
         else:
             parts.append(f"L{number(x)} {number(y)}")
+        run += 1
     return "".join(parts)
 
 

@@ -101,8 +101,7 @@ def _curve(sigma: Sequence[float], across: Scale, up: Scale) -> str:
     every = max(1, -(-count // MOST_VALUES))
     places = sorted({*range(0, count, every), count - 1})
     points = [(WIDTH * across.at(i + 1), _y(up, sigma[i])) for i in places if sigma[i] >= up.low]
-    # A single value is a dot.
-    return line(points if len(points) != 1 else [points[0], points[0]])
+    return line(points)
 
 
 def _y(up: Scale, value: float) -> float:

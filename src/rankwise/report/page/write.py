@@ -15,7 +15,7 @@ from rankwise.report.page.heat import Heat, heat_map
 from rankwise.report.page.layers import Layer, layers_of
 from rankwise.report.page.notes import notes_of
 from rankwise.report.page.run import Run, read_runs
-from rankwise.report.page.svg import Markup
+from rankwise.report.page.svg import Markup, with_code
 from rankwise.report.page.tables import compared, configuration, differences, surroundings
 from rankwise.report.page.tiles import Tiles, spectra_of
 
@@ -78,7 +78,7 @@ def page_of(runs: Sequence[Run], title: str | None = None) -> Page:
     html = _template().render(
         title=heading,
         runs=[
-            {"name": r.name, "sentence": sentence(r), "cards": cards_of(r), "notes": notes_of(r),
+            {"name": r.name, "sentence": sentence(r), "cards": cards_of(r), "notes": [with_code(note) for note in notes_of(r)],
              "state": FINISHED if r.complete else UNFINISHED, "table": r.table}
             for r in runs
         ],
