@@ -14,8 +14,8 @@ import rankwise as rw
 from image_files import write_idx
 from networks import adapter, thin_layers, train
 from rankwise.check import Verdict
-from rankwise.optim.rank_rule import RankRule
 from rankwise.io.training import save_training
+from rankwise.optim.rank_rule import RankRule
 from rankwise.recipes.doctor import DoctorOptions, doctor
 from rankwise.recipes.finetune import finetune
 from rankwise.recipes.history import Watcher

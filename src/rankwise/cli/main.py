@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def commands() -> dict[str, Callable[..., int | None]]:
-    """The commands by name; their arguments are the command's."""
+    """The commands by name; their arguments are the command's, None is status 0."""
     from rankwise.cli.attack import run_attack
     from rankwise.cli.compress import run_compress
     from rankwise.cli.doctor import run_doctor
@@ -56,19 +56,19 @@ def commands() -> dict[str, Callable[..., int | None]]:
 
 
 def call(known: Mapping[str, Callable[..., int | None]], arguments: Sequence[str]) -> int:
-    """Parse the arguments and call the command that they name; its status, 0 where it has none."""
+    """Parse the arguments and call the command that they name; its exit status."""
     try:
         import tyro
     except ImportError as error:
         raise ImportError(f"the command line needs tyro: {INSTALL}") from error
-    status = tyro.extras.subcommand_cli_from_dict(
+    status: int | None = tyro.extras.subcommand_cli_from_dict(
         dict(known),
         prog="rankwise",
         description="Low-rank training and fine-tuning, with ranks that find themselves.",
         args=list(arguments),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    return status if isinstance(status, int) else 0
+    return status or 0
 
 
 if __name__ == "__main__":
