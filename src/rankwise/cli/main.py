@@ -41,6 +41,7 @@ def commands() -> dict[str, Callable[..., int | None]]:
     from rankwise.cli.doctor import run_doctor
     from rankwise.cli.finetune import run_finetune
     from rankwise.cli.plan import run_plan
+    from rankwise.cli.report import run_report
     from rankwise.cli.study import run_study
     from rankwise.cli.train import run_train
 
@@ -50,6 +51,7 @@ def commands() -> dict[str, Callable[..., int | None]]:
         "doctor": run_doctor,
         "finetune": run_finetune,
         "plan": run_plan,
+        "report": run_report,
         "study": run_study,
         "train": run_train,
     }
