@@ -77,11 +77,7 @@ def page_of(runs: Sequence[Run], title: str | None = None) -> Page:
     options = configuration(runs)
     html = _template().render(
         title=heading,
-        runs=[
-            {"name": r.name, "sentence": sentence(r), "cards": cards_of(r), "notes": [with_code(note) for note in notes_of(r)],
-             "state": FINISHED if r.complete else UNFINISHED, "table": r.table}
-            for r in runs
-        ],
+        runs=[_shown(run) for run in runs],
         compared=compared(runs),
         differences=differences(runs),
         configuration=[row for row in options if row.told],
@@ -106,6 +102,17 @@ def embedded(numbers: Any) -> Markup:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "sentence": sentence(run),
+        "cards": cards_of(run),
+        "notes": [with_code(note) for note in notes_of(run)],
+        "state": FINISHED if run.complete else UNFINISHED,
+        "table": run.table,
+    }
 
 
 def _template() -> Any:
