@@ -10,7 +10,8 @@ from rankwise.io.atomic import write_text
 from rankwise.report.page.attacked import attack_charts
 from rankwise.report.page.chart import Drawn, draw, legend
 from rankwise.report.page.curves import Named, main_charts, more_charts, named_networks
-from rankwise.report.page.facts import cards_of, facts_of, sentence
+from rankwise.report.page.facts import facts_of
+from rankwise.report.page.headline import cards_of, sentence
 from rankwise.report.page.heat import Heat, heat_map
 from rankwise.report.page.layers import Layer, layers_of
 from rankwise.report.page.notes import notes_of
