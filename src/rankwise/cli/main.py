@@ -12,9 +12,9 @@ BAD_INPUT, STOPPED = 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `rankwise` with these arguments; the exit status.
 
-    Status 1 is that of `doctor` where something is at fault.
     An error that a user can mend is one line on standard error and status 2; with
-    `RANKWISE_TRACEBACK=1` it is raised. An interrupted run is status 130.
+    `RANKWISE_TRACEBACK=1` it is raised. An interrupted run is status 130. Where `doctor` finds a
+    fault it is 1.
     """
     from rankwise.recipes.training import Interrupted
 
