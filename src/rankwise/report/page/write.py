@@ -52,6 +52,9 @@ def write_report(
         output: the file to write.
         title: of the page; by default the names of the runs.
 
+    Returns:
+        The page as text (`html`), and what is in it (`numbers`, for JSON).
+
     Raises:
         ValueError: for a folder that holds no run, or whose files are damaged.
     """
