@@ -118,7 +118,8 @@ def sentence(run: Run) -> str:
             f"{', '.join(o.get('attacks', []))} on {m.get('rows', o.get('rows'))} test images."
         )
     about = network.about if network else {}
-    layers, rule = about.get("layers"), about.get("optimizer", {}).get("rule")
+    layers = about.get("layers")
+    rule = (about.get("optimizer", {}).get("rule") or "").partition("(")[0]
     if not layers:
         return f"A training of {steps}."
     return f"{len(layers)} low-rank layers, trained{f' by {rule}' if rule else ''} in {steps}."
