@@ -93,8 +93,18 @@ class Command(SphinxDirective):
         for option in options:
             name = nodes.literal(text=option.name or option.values)
             values = f" {option.values}" if option.name else ""
-            body += _row([name, nodes.Text(values)], _default(option), option.text)
+            body += _row([name, nodes.Text(values)], _default(option), _text(option))
         return [table]
+
+
+def _text(option: Option) -> list[nodes.Node]:
+    """Options and what stands in backticks as code: in text, `--` is a dash."""
+    parts = re.split(r"`([^`]+)`|(?<![\w-])(--[a-z][\w-]*)", option.text)
+    texts, codes = parts[::3], [a or b for a, b in zip(parts[1::3], parts[2::3], strict=True)]
+    found: list[nodes.Node] = [nodes.Text(texts[0])]
+    for code, text in zip(codes, texts[1:], strict=True):
+        found += [nodes.literal(text=code), nodes.Text(text)]
+    return found
 
 
 def _default(option: Option) -> list[nodes.Node] | str:

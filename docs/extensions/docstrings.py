@@ -75,8 +75,8 @@ def _signature(
     """Shorter, and Python again, for Sphinx to read it: functions and classes by their names."""
     if signature is None:
         return None
-    for spelled in (stringify_annotation(Select, "smart"), stringify_annotation(Select)):
-        signature = signature.replace(spelled, "Select")
+    for spelled in 2 * [stringify_annotation(Select, "smart"), stringify_annotation(Select)]:
+        signature = signature.replace(spelled, "Select")  # Twice, for it holds itself.
     signature = re.sub(r"<(?:function|class) '?(?:[\w.]*\.)?(\w+)'?>", r"\1", signature)
     return re.sub(r"<[^<>]* at 0x[^<>]*>", "...", signature), returns
 
