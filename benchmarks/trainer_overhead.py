@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -135,10 +136,8 @@ def measured(
 ) -> list[tuple[float, float]]:
     data = movie_reviews(0)
     classifier, tokenizer = pretrained_classifier(minilm_folder(), 2, 0)
-    rows = [
-        {**tokenizer(e.text, truncation=True, max_length=40), "labels": e.label}
-        for e in data.train[: 16 * (options.rounds + 2)]
-    ]
+    encoded = partial(tokenizer, truncation=True, max_length=40, return_token_type_ids=False)
+    rows = [{**encoded(e.text), "labels": e.label} for e in data.train[: 16 * (options.rounds + 2)]]
     collate = DataCollatorWithPadding(tokenizer)
     model, twin = WithLoss(classifier), WithLoss(copy.deepcopy(classifier))
     steps = options.rounds + 2

@@ -5,6 +5,7 @@ a CPU; with `--resume` it goes on from its last state, exactly.
 """
 
 import argparse
+from itertools import islice
 
 import torch
 from accelerate import Accelerator, skip_first_batches
@@ -37,7 +38,7 @@ if options.resume:
     accelerator.load_state(f"{options.output}/state")
 
 taken = 2 * optimizer.optimizer.steps
-for _, (x, y) in zip(range(taken, 2 * options.steps), skip_first_batches(loader, taken)):
+for x, y in islice(skip_first_batches(loader, taken), 2 * options.steps - taken):
     with accelerator.accumulate(net):
         loss = torch.nn.functional.cross_entropy(net(x), y)
         accelerator.backward(loss)

@@ -21,6 +21,8 @@ options = parser.parse_args()
 
 
 class Classifier(L.LightningModule):
+    """Every layer of 16 rows and columns or more is of low rank."""
+
     def __init__(self) -> None:
         super().__init__()
         self.net = mlp(classes=10, channels=1, size=28)

@@ -22,6 +22,8 @@ options = parser.parse_args()
 
 
 class Classifier(L.LightningModule):
+    """LeNet-5 of low rank, whose training step is a loop of one's own."""
+
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False

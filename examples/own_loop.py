@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 import rankwise as rw
 from rankwise.recipes.images import read_images, rows_at
 from rankwise.recipes.networks import mlp
-from rankwise.report.recorder import Recorder
+from rankwise.report import Recorder
 from rankwise.report.scalars import scalars
 
 parser = argparse.ArgumentParser(description=__doc__)

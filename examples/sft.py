@@ -39,8 +39,14 @@ optimizer = rw.Optimizer(model, lr=0.08, max_step=0.04, rank_rule=rank_rule)
 trainer = SFTTrainer(
     model=model,
     args=SFTConfig(
-        output_dir=options.output, max_steps=options.steps, per_device_train_batch_size=8,
-        max_length=40, logging_steps=10, save_strategy="no", use_cpu=True, bf16=False,
+        output_dir=options.output,
+        max_steps=options.steps,
+        per_device_train_batch_size=8,
+        max_length=40,
+        logging_steps=10,
+        save_strategy="no",
+        use_cpu=True,
+        bf16=False,
     ),  # fmt: skip
     train_dataset=Dataset.from_list(reviews),
     processing_class=tokenizer,

@@ -40,8 +40,13 @@ def encoded(examples):
 trainer = Trainer(
     model=model,
     args=TrainingArguments(
-        output_dir=options.output, max_steps=options.steps, per_device_train_batch_size=16,
-        warmup_steps=options.steps // 10, logging_steps=10, save_steps=20, save_total_limit=1,
+        output_dir=options.output,
+        max_steps=options.steps,
+        per_device_train_batch_size=16,
+        warmup_steps=options.steps // 10,
+        logging_steps=10,
+        save_steps=20,
+        save_total_limit=1,
         use_cpu=True,
     ),  # fmt: skip
     train_dataset=encoded(data.train),

@@ -21,7 +21,6 @@ WITHOUT_EFFECT = {
 """Arguments for an optimizer that `Trainer` makes; what the one it is given has in their place."""
 
 
-
 def check_arguments(args: Any, optimizer: Optimizer) -> None:
     """ValueError for `TrainingArguments` that a trainer with this optimizer cannot heed."""
     given = [

@@ -21,6 +21,7 @@ except ImportError as error:
         'rankwise.integrations.transformers needs it: pip install "rankwise[finetune]" accelerate'
     ) from error
 
+
 class RankwiseCallback(TrainerCallback):
     """Tells ranks and sizes to the log, writes adapters into checkpoints, checks the arguments.
 
@@ -41,6 +42,7 @@ class RankwiseCallback(TrainerCallback):
 
     def __init__(self, record: str | Path | None = None) -> None:
         self._comes_first = False
+        self._optimizers: list[Optimizer] = []
         self._norm: Tensor | None = None
         self._record = record
         self._recorder: Recorder | None = None
@@ -52,7 +54,8 @@ class RankwiseCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         write = "pass `optimizers=(rankwise.Optimizer(model), None)` to the trainer"
-        for optimizer in rankwise_optimizers(given["model"], [given["optimizer"]], write):
+        self._optimizers = rankwise_optimizers(given["model"], [given["optimizer"]], write)
+        for optimizer in self._optimizers:
             check_arguments(args, optimizer)
             check_head(args, given["model"])
             if self._record is not None:
@@ -69,7 +72,7 @@ class RankwiseCallback(TrainerCallback):
             )
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        for optimizer in _optimizers(given):
+        for optimizer in self._optimizers:
             # Not yet a number: that would wait for the device.
             self._norm = optimizer.gradient_norm()
 
@@ -78,7 +81,7 @@ class RankwiseCallback(TrainerCallback):
         # The other entries are results of an evaluation or of the whole run.
         if "loss" not in logs:
             return
-        for optimizer in _optimizers(given):
+        for optimizer in self._optimizers:
             numbers = counts(optimizer)
             if self._norm is not None:
                 numbers["gradient_norm"] = float(self._norm)
@@ -97,7 +100,3 @@ class RankwiseCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if state.is_world_process_zero and low_rank_layers(given["model"]):
             save(given["model"], Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-
-def _optimizers(given: dict[str, Any]) -> list[Optimizer]:
-    return rankwise_optimizers(given["model"], [given["optimizer"]], "")
