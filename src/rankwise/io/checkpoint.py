@@ -16,7 +16,7 @@ from rankwise.io.state import (
 )
 from rankwise.nn.base import is_linear, linear_shape
 from rankwise.numerics.factors import Factors
-from rankwise.surgery.adapt import adapter_for, factor_like
+from rankwise.surgery.adapter import adapter_for, factor_like
 from rankwise.surgery.layers import (
     Layer,
     low_rank_layers,
