@@ -17,7 +17,9 @@ from rankwise.numerics.factors import Factors
 class LowRankConv2d(Factored):
     """`y = conv2d(x, W) + bias`, where `W` as a matrix (out, in * kh * kw) is `U S V^T`.
 
-    With a base it is `y = base(x) + scale * conv2d(x, W)`. It runs as a convolution with `r` kernels, the columns of `V`, and a map of channels, `U S`. So
+    With a base it is `y = base(x) + scale * conv2d(x, W)`.
+
+    It runs as a convolution with `r` kernels, the columns of `V`, and a map of channels, `U S`. So
     `r (out + in kh kw)` numbers do the work of `out in kh kw`.
 
     Args:

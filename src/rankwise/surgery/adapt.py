@@ -1,6 +1,5 @@
 """Giving a trained model low-rank adapters, in place."""
 
-import torch
 from torch import nn
 
 from rankwise.nn.base import is_linear, linear_shape

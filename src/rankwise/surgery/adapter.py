@@ -38,7 +38,7 @@ def factor_like(base: nn.Module) -> torch.Tensor:
 
 
 def map_kind(module: nn.Module) -> str:
-    """"linear", "embedding", "conv1d", "conv2d", or "" for a layer that takes no adapter."""
+    """One of "linear", "embedding", "conv1d", "conv2d", "" of a layer that takes no adapter."""
     if isinstance(module, LowRankModule):
         return "" if module.base is None else map_kind(module.base)
     return "linear" if is_linear(module) else MAPS.get(type(module), "")
