@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "rankwise"
-ORDER = "numerics nn integrators optim check surgery compress robust io report recipes cli".split()
-CORE = ORDER[:9]
+ORDER = (
+    "numerics nn integrators optim check surgery compress robust io adapters report recipes cli"
+).split()
+CORE = ORDER[:10]
 CORE_NEEDS = {"torch", "safetensors"}
 MAX_LINES = 500
 VAGUE = ("util", "helper", "manager", "misc", "common")

@@ -49,13 +49,13 @@ def place_(model: nn.Module, state: Stored) -> None:
     """
     layers = low_rank_layers(model)
     if not layers:
-        _check_base(model, state)
+        check_base(model, state)
         _adapt_as_stored_(model, state)
     else:
         if state.foreign:
             state = with_scales_of(layers, state)
         check_fits(model, state)
-        _check_base(model, state)
+        check_base(model, state)
     put_(model, state)
 
 
@@ -104,7 +104,7 @@ def _adapt_as_stored_(model: nn.Module, state: Stored) -> None:
     replace_(model, new)
 
 
-def _check_base(model: nn.Module, state: Stored) -> None:
+def check_base(model: nn.Module, state: Stored) -> None:
     """What a file of another program says of the base model has to be true of this one."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, value in state.frozen.items():

@@ -17,7 +17,7 @@ from rankwise.io.stored import (
     a,
     check_names,
     check_shape,
-    describe,
+    described,
     join,
     kind_of,
 )
@@ -30,17 +30,18 @@ from rankwise.surgery.layers import low_rank_layers
 
 def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors by name, and the description that `stored` needs to read them back."""
-    layers = low_rank_layers(model)
-    tensors: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        tensors.update({join(name, key): t for key, t in layer.factors()._asdict().items()})
-    dense, statistics = dense_trained(model), running_statistics(model)
-    described = {name: describe(_entry(layer)) for name, layer in layers.items()}
-    content = {"layers": described, "dense": list(dense), "statistics": list(statistics)}
-    return {**tensors, **dense, **statistics}, content
+    return described(trained_state(model))
 
 
-def _entry(layer: LowRankModule) -> StoredLayer:
+def trained_state(model: nn.Module) -> Stored:
+    """What training changes in `model`, not checked; the tensors are those of the model."""
+    layers = {name: entry_of(layer) for name, layer in low_rank_layers(model).items()}
+    dense: dict[str, Tensor] = {**dense_trained(model)}
+    return Stored("the model", layers, dense, running_statistics(model))
+
+
+def entry_of(layer: LowRankModule) -> StoredLayer:
+    """What a file says of `layer`; the factors share memory with it."""
     transposed = layer.base is not None and is_transposed(layer.base)
     return StoredLayer(
         layer.factors(),

@@ -65,6 +65,24 @@ def describe(entry: StoredLayer) -> dict[str, Any]:
     }
 
 
+def described(state: Stored) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by name, and the description that `stored` needs to read them back.
+
+    Weights of the base model are left out.
+    """
+    tensors = {
+        join(name, field): t
+        for name, entry in state.layers.items()
+        for field, t in entry.factors._asdict().items()
+    }
+    content = {
+        "layers": {name: describe(entry) for name, entry in state.layers.items()},
+        "dense": list(state.dense),
+        "statistics": list(state.statistics),
+    }
+    return {**tensors, **state.dense, **state.statistics}, content
+
+
 def stored(path: Path | str, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> Stored:
     """The inverse of `trained_tensors`; ValueError, with file and entry, for anything amiss."""
     described = content.get("layers")

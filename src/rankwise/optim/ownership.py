@@ -1,6 +1,7 @@
 """Who trains a factor: one optimizer, and nothing else behind its back."""
 
 import weakref
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -23,6 +24,12 @@ def claim(optimizer: Any, layers: list[NamedLayer]) -> None:
     for name, layer in layers:
         check_orthonormal(name, layer)
         _owners[layer] = weakref.ref(optimizer)
+
+
+def owned(layers: Iterable[LowRankModule]) -> bool:
+    """Whether an optimizer that is still there trains any of them."""
+    owners = (_owners.get(layer) for layer in layers)
+    return any(owner is not None and owner() is not None for owner in owners)
 
 
 def check_untouched(optimizer: Any, layers: list[NamedLayer], versions: dict[str, Version]) -> None:
