@@ -3,6 +3,7 @@
 from rankwise import adapters as adapters
 from rankwise import compress as compress
 from rankwise import init as init
+from rankwise import report as report
 from rankwise import robust as robust
 from rankwise.io.checkpoint import load as load
 from rankwise.io.checkpoint import save as save

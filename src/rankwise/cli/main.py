@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 INSTALL = 'pip install "rankwise[finetune]"'
 EXPECTED = (ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError, OSError)
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rankwise.recipes.training import Interrupted
 
     try:
-        _run(sys.argv[1:] if arguments is None else list(arguments))
+        call(commands(), sys.argv[1:] if arguments is None else arguments)
     except Interrupted as stop:
         print(f"\nrankwise: {stop}", file=sys.stderr)
         return STOPPED
@@ -33,11 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(arguments: list[str]) -> None:
-    try:
-        import tyro
-    except ImportError as error:
-        raise ImportError(f"the command line needs tyro: {INSTALL}") from error
+def commands() -> dict[str, Callable[..., None]]:
+    """The commands by name; their arguments are the command's."""
     from rankwise.cli.attack import run_attack
     from rankwise.cli.compress import run_compress
     from rankwise.cli.finetune import run_finetune
@@ -45,18 +42,27 @@ def _run(arguments: list[str]) -> None:
     from rankwise.cli.study import run_study
     from rankwise.cli.train import run_train
 
+    return {
+        "attack": run_attack,
+        "compress": run_compress,
+        "finetune": run_finetune,
+        "plan": run_plan,
+        "study": run_study,
+        "train": run_train,
+    }
+
+
+def call(known: Mapping[str, Callable[..., None]], arguments: Sequence[str]) -> None:
+    """Parse the arguments and call the command that they name."""
+    try:
+        import tyro
+    except ImportError as error:
+        raise ImportError(f"the command line needs tyro: {INSTALL}") from error
     tyro.extras.subcommand_cli_from_dict(
-        {
-            "attack": run_attack,
-            "compress": run_compress,
-            "finetune": run_finetune,
-            "plan": run_plan,
-            "study": run_study,
-            "train": run_train,
-        },
+        dict(known),
         prog="rankwise",
         description="Low-rank training and fine-tuning, with ranks that find themselves.",
-        args=arguments,
+        args=list(arguments),
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rankwise.nn.guard import guard
 from rankwise.nn.resize import set_factor_
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.manifold import TangentVector
@@ -64,6 +65,11 @@ class LowRankModule(nn.Module, ABC):
         self.scale = float(scale)
         self.merged = False
         self.register_load_state_dict_pre_hook(_resize_to_checkpoint)
+        guard(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        guard(self)
 
     @property
     def shape(self) -> tuple[int, int]:

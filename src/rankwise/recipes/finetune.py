@@ -31,18 +31,19 @@ from rankwise.recipes.examples import Dataset, batch_at
 from rankwise.recipes.folder import METRICS, begin, prepared
 from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.hub import hub_dataset
-from rankwise.recipes.machine import peak_memory, versions
 from rankwise.recipes.options import FinetuneOptions
 from rankwise.recipes.ranks import chosen_rank_rule
 from rankwise.recipes.tables import read_dataset
 from rankwise.recipes.training import (
     CHECKPOINT,
-    HISTORY,
     Run,
     train,
     warm_up_and_decay,
 )
 from rankwise.report.figure import draw_run
+from rankwise.report.history import HISTORY
+from rankwise.report.machine import peak_memory, versions
+from rankwise.report.recorder import RUN
 from rankwise.surgery.adapt import adapt_
 
 FIGURE = "ranks.png"
@@ -89,7 +90,7 @@ def finetune(asked: FinetuneOptions, watcher: Watcher) -> Outcome:
     run = _run(options, pretrained, data)
     if not options.resume:
         shutil.rmtree(options.output / LORA, ignore_errors=True)
-        begin(options, (FIGURE, HEAD, LABELS, CHECKPOINT, HISTORY, FILE_NAME))
+        begin(options, (FIGURE, HEAD, LABELS, CHECKPOINT, HISTORY, RUN, FILE_NAME))
 
     def loss_at(step: int) -> Tensor:
         chosen = batch_at(
