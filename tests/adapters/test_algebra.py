@@ -56,6 +56,7 @@ def test_the_operations_obey_the_rules_of_a_vector_space():
     assert (-a + a).norm() == 0.0
     assert math.isclose((2 * a).norm(), 2 * a.norm(), rel_tol=1e-14)
     assert (0 * a).norm() == 0.0
+    assert (sum([a, b, b]) - (a + 2 * b)).norm() < 1e-13
 
 
 def test_ranks_add_up_and_no_further_than_the_matrix():

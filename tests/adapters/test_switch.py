@@ -182,3 +182,18 @@ def test_what_does_not_belong_together_changes_nothing():
     rw.merge_(model)
     with pytest.raises(ValueError, match="layer '0' is merged; call `unmerge_"):
         rw.adapters.put_(model, rw.adapters.take(model))
+
+
+def test_models_and_adapters_in_each_others_place_are_told(tmp_path):
+    a, model = adapter(1, {"0": 2}), plain()
+    for call, error in (
+        (lambda: rw.adapters.put_(a, model), "`model` must be a torch.nn.Module, got Adapter"),
+        (lambda: rw.adapters.take(a), "`model` must be a torch.nn.Module, got Adapter"),
+        (lambda: rw.adapters.write(model, tmp_path), "got Sequential; `rankwise.save"),
+        (lambda: rw.adapters.export_lora(model, tmp_path), "got Sequential; `rankwise.export_lora"),
+        (lambda: rw.export_lora(a, tmp_path), "`rankwise.adapters.export_lora` takes an adapter"),
+        (lambda: rw.compress.truncate_(a, rtol=0.1), r"an adapter has `adapter.rounded"),
+    ):
+        with pytest.raises(TypeError, match=error):
+            call()
+    assert not list(tmp_path.iterdir())

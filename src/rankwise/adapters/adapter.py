@@ -59,6 +59,10 @@ class Adapter:
     def __add__(self, other: object) -> "Adapter":
         return self._plus(other, 1.0)
 
+    def __radd__(self, other: object) -> "Adapter":
+        """For Python's `sum`, which begins with 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def __sub__(self, other: object) -> "Adapter":
         return self._plus(other, -1.0)
 
@@ -138,3 +142,9 @@ class Adapter:
         dense = ", ".join(self.dense) or "none"
         return "\n".join([*table, "", f"parameters in factors: {self.parameters:,}",
                           f"dense, trained: {dense}"])  # fmt: skip
+
+
+def check_adapter(value: object, hint: str) -> None:
+    """TypeError for anything else than an adapter."""
+    if not isinstance(value, Adapter):
+        raise TypeError(f"`adapter` must be an Adapter, got {type(value).__name__}; {hint}")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rankwise.adapters.adapter import Adapter
+from rankwise.adapters.adapter import Adapter, check_adapter
 from rankwise.io.adapter_file import adapter_path, read_adapter, write_adapter
 from rankwise.io.export_lora import LoraExport, write_lora
 from rankwise.io.stored import described
@@ -33,6 +33,7 @@ def write(adapter: Adapter, folder: str | Path) -> Path:
     Raises:
         ValueError: for an adapter without layers.
     """
+    check_adapter(adapter, "`rankwise.save(model, folder)` writes that of a model")
     if not adapter.layers:
         raise ValueError("the adapter has no layers: there is nothing to write")
     path = adapter_path(folder)
@@ -60,6 +61,7 @@ def export_lora(
     Raises:
         ValueError: if nothing can be exported.
     """
+    check_adapter(adapter, "`rankwise.export_lora(model, folder)` writes that of a model")
     return write_lora(
         adapter.stored,
         folder,

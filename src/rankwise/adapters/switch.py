@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from rankwise.adapters.adapter import Adapter
+from rankwise.adapters.adapter import Adapter, check_adapter
 from rankwise.io.placing import adapters_of, check_base, inside, place_, with_scales_of
 from rankwise.io.state import check_fits, entry_of, running_statistics, trained_tensors
 from rankwise.io.state import put_ as copy_into_
@@ -21,6 +21,7 @@ def take(model: nn.Module) -> Adapter:
     Raises:
         ValueError: for a model without low-rank layers, or with values that are not finite.
     """
+    check_model(model)
     if not low_rank_layers(model):
         raise ValueError("the model has no low-rank layer to take; `adapt_(model)` makes them")
     tensors, content = trained_tensors(model)
@@ -48,11 +49,8 @@ def put_(model: nn.Module, adapter: Adapter, *, prefix: str = "") -> None:
     Raises:
         ValueError: naming a layer or parameter that does not fit; the model is then unchanged.
     """
-    if not isinstance(adapter, Adapter):
-        raise TypeError(
-            f"`adapter` must be an Adapter, got {type(adapter).__name__}; "
-            "`rankwise.adapters.read(folder)` reads one"
-        )
+    check_model(model)
+    check_adapter(adapter, "`rankwise.adapters.read(folder)` reads one")
     state = inside(model, adapter.stored, prefix.rstrip("."))
     if not adapter.stored.statistics:
         state = state._replace(statistics=running_statistics(model))
@@ -72,6 +70,12 @@ def put_(model: nn.Module, adapter: Adapter, *, prefix: str = "") -> None:
     check_fits(model, full._replace(layers={n: x for n, x in full.layers.items() if n in layers}))
     replace_(model, adapters_of(model, full, missing))
     copy_into_(model, full)
+
+
+def check_model(model: object) -> None:
+    """TypeError for anything else than a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
 
 
 def _with_zeros(layers: dict[str, LowRankModule], state: Stored) -> Stored:

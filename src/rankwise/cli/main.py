@@ -37,6 +37,7 @@ def commands() -> dict[str, Callable[..., None]]:
     """The commands by name; their arguments are the command's."""
     from rankwise.cli.attack import run_attack
     from rankwise.cli.compress import run_compress
+    from rankwise.cli.convert import run_convert
     from rankwise.cli.finetune import run_finetune
     from rankwise.cli.plan import run_plan
     from rankwise.cli.study import run_study
@@ -45,6 +46,7 @@ def commands() -> dict[str, Callable[..., None]]:
     return {
         "attack": run_attack,
         "compress": run_compress,
+        "convert": run_convert,
         "finetune": run_finetune,
         "plan": run_plan,
         "study": run_study,

@@ -16,6 +16,8 @@ from rankwise.surgery.layers import low_rank_layers
 from rankwise.surgery.plan import check_rank
 from rankwise.surgery.text import aligned, grouped, title
 
+HEADER = ("layer", "count", "rank before", "after", "relative error, largest")
+
 
 class Cut(NamedTuple):
     """What became of one layer."""
@@ -55,20 +57,25 @@ class Truncation:
         norm = math.hypot(*(cut.norm for cut in self.layers))
         return math.hypot(*(cut.error for cut in self.layers)) / norm if norm else 0.0
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """Layer, rank before, rank after and relative error; layers alike but for an index once."""
-        shown = [
-            (cut.name, _text(cut.before), _text(cut.after), f"{cut.relative:.1e}")
-            for cut in self.layers
+    def rows(self) -> list[tuple[str, ...]]:
+        """A line for the layers that differ by an index only; columns as in `HEADER`."""
+        ranks = [(cut.name, _text(cut.before), _text(cut.after)) for cut in self.layers]
+        errors = {cut.name: cut.relative for cut in self.layers}
+        return [
+            (
+                title(group),
+                str(len(group)),
+                *group[0][1:],
+                f"{max(errors[n] for n, *_ in group):.1e}",
+            )
+            for group in grouped(ranks)
         ]
-        return [(title(group), *group[0][1:]) for group in grouped(shown)]
 
     def __str__(self) -> str:
-        header = ("layer", "rank before", "after", "relative error")
         before, after = self.parameters
         return "\n".join(
             [
-                *aligned([header, *self.rows()], right={1, 2, 3}),
+                *aligned([HEADER, *self.rows()], right={1, 2, 3, 4}),
                 "",
                 f"parameters in factors: {before:,} before, {after:,} after "
                 f"({1 - after / before:.1%} fewer)",
@@ -101,6 +108,11 @@ def truncate_(
     Raises:
         ValueError: without low-rank layers, with merged ones, or where neither limit is given.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"`model` must be a torch.nn.Module, got {type(model).__name__}; an adapter has "
+            "`adapter.rounded(...)`"
+        )
     check_limits(rtol, max_rank)
     layers = low_rank_layers(model)
     if not layers:

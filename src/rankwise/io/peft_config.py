@@ -52,6 +52,7 @@ class LoraScales(NamedTuple):
     saved_modules: tuple[str, ...]
     """Ends of names of modules that were trained densely."""
     base_model: str | None
+    task_type: str | None
     transposed: bool
     """Whether the model is of `Conv1D`s, with weights the other way round."""
 
@@ -92,6 +93,7 @@ def read_config(folder: Path) -> LoraScales:
         by_root=bool(config.get("use_rslora")),
         saved_modules=_names(path, "modules_to_save", config.get("modules_to_save")),
         base_model=config.get("base_model_name_or_path") or None,
+        task_type=config.get("task_type") or None,
         transposed=config.get("fan_in_fan_out") is True,
     )
 

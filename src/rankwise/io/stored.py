@@ -79,6 +79,7 @@ def described(state: Stored) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "layers": {name: describe(entry) for name, entry in state.layers.items()},
         "dense": list(state.dense),
         "statistics": list(state.statistics),
+        **({"foreign": True} if state.foreign else {}),
     }
     return {**tensors, **state.dense, **state.statistics}, content
 
@@ -102,7 +103,13 @@ def stored(path: Path | str, tensors: Mapping[str, Tensor], content: Mapping[str
     for name in dense + statistics:
         if tensors[name].is_floating_point() and not bool(tensors[name].isfinite().all()):
             raise ValueError(f"{path}: entry {name!r} has NaN or infinite values")
-    return Stored(path, layers, {n: tensors[n] for n in dense}, {n: tensors[n] for n in statistics})
+    return Stored(
+        path,
+        layers,
+        {name: tensors[name] for name in dense},
+        {name: tensors[name] for name in statistics},
+        foreign=content.get("foreign") is True,
+    )
 
 
 def join(name: str, entry: str) -> str:
