@@ -39,7 +39,8 @@ def test_a_lora_becomes_a_smaller_one(tmp_path, capsys):
     write_lora(llama, tmp_path / "lora", **TARGETS)
     assert run(tmp_path / "lora", tmp_path / "small", "--max-rank", 2) == 0
     printed = capsys.readouterr().out
-    for words in ("rank before", "model.layers.*.mlp.down_proj       2", "readable by: PEFT", "written: "):
+    kind = "model.layers.*.mlp.down_proj       2"
+    for words in ("rank before", kind, "readable by: PEFT", "written: "):
         assert words in printed
     model = build(llama)
     rw.load(model, tmp_path / "lora")

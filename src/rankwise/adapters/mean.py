@@ -15,7 +15,8 @@ def mean(adapters: Sequence[Adapter], *, weights: Sequence[float] | None = None)
 
     Running statistics are averaged like parameters; of a counter the largest is kept. For the
     exponential mean of a training, round after each:
-    `ema = mean([ema, take(model)], weights=[0.99, 0.01]).rounded(rtol=1e-6)`.
+    `ema = mean([ema, take(model)], weights=[0.99, 0.01]).rounded(rtol=1e-8)`; the errors add up, to
+    `rtol / (1 - 0.99)` of the norm at most.
 
     Args:
         adapters: at least one, all with the same dense tensors.

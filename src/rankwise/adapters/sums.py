@@ -32,6 +32,7 @@ def linear_combination(terms: Terms, combine: Combine | None = None) -> Stored:
 def _sum(name: str, terms: Terms) -> StoredLayer:
     present = [(c, state.layers[name]) for c, state in terms if name in state.layers]
     first = present[0][1]
+    device = first.factors.U.device
     matrices = []
     for c, layer in present:
         if not isinstance(layer.factors, Factors):
@@ -40,7 +41,8 @@ def _sum(name: str, terms: Terms) -> StoredLayer:
                 "add the kernels, `layer.kernel()`"
             )
         _check_alike(name, first, layer)
-        matrices.append((c * layer.scale / first.scale, layer.factors))
+        f = Factors(*(t.to(device) for t in layer.factors))
+        matrices.append((c * layer.scale / first.scale, f))
     if not first.has_base and len(present) < len(terms):
         raise ValueError(
             f"layer {name!r} is no adapter but a whole weight in factors, and is missing in one of "
@@ -73,7 +75,10 @@ def _combined(parts: Sequence[Mapping[str, Tensor]], combine: Combine) -> dict[s
                 f"{name!r} is in one adapter only. It is a value, not an update, and counts as no "
                 f"zero: {CHOICES}"
             )
-    return {name: combine(name, [part[name] for part in parts]) for name in names}
+    return {
+        name: combine(name, [part[name].to(parts[0][name].device) for part in parts])
+        for name in names
+    }
 
 
 CHOICES = (
