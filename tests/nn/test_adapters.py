@@ -72,7 +72,7 @@ def test_a_scale_without_a_base_is_part_of_the_weight(draw):
 
 def test_the_bound_of_an_adapted_convolution_is_that_of_the_merged_one(draw):
     layer = adapter_for(nn.Conv2d(2, 5, 3).double(), factors(5, 18, SIGMA, draw), 0.7)
-    model, x = nn.Sequential(layer, nn.ReLU()), torch.zeros(1, 2, 6, 6)
+    model, x = nn.Sequential(layer, nn.ReLU()), torch.zeros(1, 2, 6, 6).double()
     bound = lipschitz_bound(model, x)
     merge_(model)
     assert abs(lipschitz_bound(model, x) - bound) < 1e-9 * bound

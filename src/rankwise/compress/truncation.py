@@ -53,7 +53,7 @@ class Truncation:
 
     @property
     def error(self) -> float:
-        """Error of all layers together, relative to their norm: the root of sums of squares."""
+        """Error of all layers together, relative to their norm (roots of sums of squares)."""
         norm = math.hypot(*(cut.norm for cut in self.layers))
         return math.hypot(*(cut.error for cut in self.layers)) / norm if norm else 0.0
 
