@@ -62,7 +62,8 @@ def write_lora(make, folder: Path, **options) -> Tensor:
     """A random LoRA in float64, saved by PEFT; what the model computes with it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = peft.get_peft_model(build(make), peft.LoraConfig(**options)).eval()
+        kind = peft.AdaLoraConfig if "init_r" in options else peft.LoraConfig
+        model = peft.get_peft_model(build(make), kind(**options)).eval()
         draw = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, p in model.named_parameters():

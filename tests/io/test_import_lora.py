@@ -60,6 +60,50 @@ def test_the_model_computes_what_pefts_does(tmp_path, case):
             assert (Q.mT @ Q - torch.eye(layer.rank)).abs().max() < 1e-13
 
 
+def test_an_adalora_is_read_at_the_ranks_that_it_was_cut_to(tmp_path):
+    options = {"target_modules": ["q_proj", "k_proj", "up_proj"], "init_r": 6, "total_step": 9}
+    expected = write_lora(llama, tmp_path, lora_alpha=20, **options)
+    model = build(llama)
+    load(model, tmp_path)
+    assert (output(model) - expected).abs().max() < 1e-12
+    assert {layer.rank for layer in factored_layers(model).values()} == {6}
+    # What `update_and_allocate` leaves: rows by layer, and in one of them none.
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    names = sorted({key.rpartition(".lora_")[0] for key in tensors})
+    ranks = {name.removeprefix("base_model.model."): i for i, name in enumerate(names)}
+    kept = {name: [i < rank for i in range(6)] for name, rank in ranks.items()}
+    config["rank_pattern"] = {f"{name}.lora_E": rows for name, rows in kept.items()}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    for key, t in tensors.items():
+        name, _, side = key.removeprefix("base_model.model.").rpartition(".lora_")
+        rows = torch.tensor(kept[name])
+        tensors[key] = (t[:, rows] if side == "B" else t[rows]).contiguous()
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    model = build(llama)
+    load(model, tmp_path)
+    assert {name: x.rank for name, x in factored_layers(model).items()} == {
+        name: rank for name, rank in ranks.items() if rank
+    }
+    assert (output(model) - output(read_by_peft(llama, tmp_path))).abs().max() < 1e-12
+    export_lora(model, tmp_path / "plain")
+    assert (output(read_by_peft(llama, tmp_path / "plain")) - output(model)).abs().max() < 1e-12
+
+
+def test_an_adalora_of_which_something_is_missing_is_refused(tmp_path):
+    write_lora(llama, tmp_path, target_modules=["q_proj"], init_r=6, total_step=9)
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_E"
+    for config, tensors, error in (
+        ({"lora_alpha": -1}, None, "'lora_alpha' is -1.*write a positive one"),
+        ({"lora_alpha": 8}, lambda t: t | {key: torch.zeros(5, 1)}, r"has lora_E \(5, 1\)"),
+        ({}, lambda t: {k: v for k, v in t.items() if k != key}, "'.*q_proj' lacks lora_E"),
+        ({"init_r": 0}, None, "the rank 'init_r' must be an int of at least 1"),
+    ):
+        edited(tmp_path, config, tensors)
+        with pytest.raises(ValueError, match=error):
+            load(build(llama), tmp_path)
+
+
 def read_by_peft(make, folder) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -229,7 +273,7 @@ def edited(folder, config: dict | None = None, tensors=None) -> None:
 Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
 CONFIGS = {
     "DoRA": ({"use_dora": True}, "'use_dora' is True: DoRA rescales.*merge_and_unload"),
-    "AdaLoRA": ({"peft_type": "ADALORA"}, "'peft_type' is 'ADALORA'.*save_as_lora"),
+    "LoHa": ({"peft_type": "LOHA"}, "'peft_type' is 'LOHA'; rankwise reads.*save_as_lora"),
     "a bias": ({"lora_bias": True}, "'lora_bias' is True: a bias is trained"),
     "biases": ({"bias": "all"}, "'bias' is 'all': biases of adapted layers"),
     "PiSSA": ({"init_lora_weights": "pissa"}, "'pissa', which changes the weights of the base"),
@@ -239,12 +283,14 @@ CONFIGS = {
     "a false rank": ({"r": 5}, "of rank 8; .*adapter_config.json says 5"),
     "no alpha": ({"lora_alpha": "big"}, "'lora_alpha' must be a finite number, got 'big'"),
     "a bad pattern": ({"rank_pattern": {"(": 3}}, r"'rank_pattern' has the key '\('"),
+    "a slow pattern": ({"rank_pattern": {"(.*a)+b": 3}}, "'rank_pattern' has the key .* for hours"),
+    "not a number": ({"lora_alpha": float("nan")}, "'lora_alpha' must be a finite number, got nan"),
     "a list": ({"alpha_pattern": [1]}, "'alpha_pattern' must give numbers by names"),
     "a name": ({"modules_to_save": "head"}, "'modules_to_save' must be a list of names"),
 }
 TENSORS = {
     "NaN": (lambda t: t | {Q.format("A"): t[Q.format("A")] * float("nan")}, "NaN or infinite"),
-    "half": (lambda t: {k: v for k, v in t.items() if k != Q.format("B")}, "has only a lora_A"),
+    "half": (lambda t: {k: v for k, v in t.items() if k != Q.format("B")}, "lacks lora_B"),
     "integers": (lambda t: t | {Q.format("A"): t[Q.format("A")].long()}, "is torch.int64"),
     "another side": (lambda t: t | {Q.format("B"): torch.zeros(3, 5)}, "do not fit together"),
     "a vector": (lambda t: t | {Q.format("B"): torch.zeros(8)}, "rankwise reads linear maps"),

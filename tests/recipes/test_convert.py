@@ -57,6 +57,7 @@ CASES = {
     "bert with a head": (bert, {"target_modules": ["query"], "modules_to_save": ["classifier"]}),
     "gpt2": (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
     "an embedding": (llama, {"target_modules": ["embed_tokens", "k_proj"]}),
+    "AdaLoRA": (llama, {"target_modules": ["q_proj", "down_proj"], "init_r": 5, "total_step": 9}),
     "convolutions": (
         Images,
         {"target_modules": ["first", "line"], "modules_to_save": ["head", "norm"]},

@@ -38,7 +38,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
 
 def load(model: nn.Module, folder: str | Path, *, prefix: str = "") -> None:
-    """Put an adapter into `model`: one of rankwise, or a LoRA of PEFT. Ranks follow the file.
+    """Put an adapter into `model`: rankwise's, or PEFT's LoRA or AdaLoRA. Ranks follow the file.
 
     A plain model is adapted as the file says, and frozen but for the factors and the dense
     parameters in the file. In an adapted model the layers must be the same. Everything is checked

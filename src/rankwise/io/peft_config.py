@@ -19,6 +19,12 @@ NO_EFFECT = frozenset(
 """Fields that are read here, or that say where and how an adapter was trained and not what it
 computes: the tensors say which layers it changes."""
 
+ADALORA = frozenset(
+    "target_r init_r tinit tfinal deltaT beta1 beta2 orth_reg_weight total_step "
+    "rank_pattern".split()
+)
+"""Fields of AdaLoRA's that say how it was trained."""
+
 EFFECT = {
     "use_dora": "DoRA rescales every row of the weight, which is no low-rank update",
     "lora_bias": "a bias is trained along with the product",
@@ -34,8 +40,14 @@ EFFECT = {
 PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that leave the weights of the base model alone."""
 
+ADALORA_EPS = 1e-5
+"""What AdaLoRA adds to the rank."""
+
 MAX_PATTERN = 1000
 """Characters of a key of a pattern."""
+
+REPEATED_GROUP = re.compile(r"\)[*+{]")
+"""Such as `(a+)+`, which can take longer than any patience to find that a name does not match."""
 
 
 class LoraScales(NamedTuple):
@@ -49,6 +61,8 @@ class LoraScales(NamedTuple):
     alphas: Mapping[str, float]
     by_root: bool
     """`alpha / sqrt(r)`, for rsLoRA, instead of `alpha / r`."""
+    ada: bool
+    """AdaLoRA: `B diag(E) A`, scaled by `alpha` and the rank at the start, whatever it has now."""
     saved_modules: tuple[str, ...]
     """Ends of names of modules that were trained densely."""
     base_model: str | None
@@ -61,6 +75,8 @@ class LoraScales(NamedTuple):
 
     def scale(self, name: str) -> float:
         alpha, rank = _first_match(self.alphas, name, self.alpha), self.rank(name)
+        if self.ada:
+            return alpha / (rank + ADALORA_EPS)
         return alpha / (math.sqrt(rank) if self.by_root else rank)
 
 
@@ -78,19 +94,29 @@ def read_config(folder: Path) -> LoraScales:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is damaged: it holds no configuration")
-    if config.get("peft_type") != "LORA":
+    ada = config.get("peft_type") == "ADALORA"
+    if not ada and config.get("peft_type") != "LORA":
         raise ValueError(
-            f"{path}: 'peft_type' is {config.get('peft_type')!r}, and only 'LORA' is a low-rank "
-            "update that rankwise reads. PEFT can turn some others into it: `peft.save_as_lora`"
+            f"{path}: 'peft_type' is {config.get('peft_type')!r}; rankwise reads 'LORA' and "
+            "'ADALORA'. PEFT can turn some others into a LoRA: `peft.save_as_lora`"
         )
+    if ada:
+        if not _number(path, "lora_alpha", config.get("lora_alpha")) > 0:
+            raise ValueError(
+                f"{path}: 'lora_alpha' is {config['lora_alpha']!r}, which PEFT takes for another "
+                "scale after loading than in training; write a positive one"
+            )
+        config = {**config, "r": config.get("init_r")}
+        config = {field: value for field, value in config.items() if field not in ADALORA}
     _refuse(path, config)
     return LoraScales(
         path=path,
-        r=_rank(path, "r", config.get("r")),
+        ada=ada,
+        r=_rank(path, "init_r" if ada else "r", config.get("r")),
         alpha=_number(path, "lora_alpha", config.get("lora_alpha")),
         ranks={k: _rank(path, k, v) for k, v in _pattern(path, "rank_pattern", config).items()},
         alphas={k: _number(path, k, v) for k, v in _pattern(path, "alpha_pattern", config).items()},
-        by_root=bool(config.get("use_rslora")),
+        by_root=bool(config.get("use_rslora")) and not ada,
         saved_modules=_names(path, "modules_to_save", config.get("modules_to_save")),
         base_model=config.get("base_model_name_or_path") or None,
         task_type=config.get("task_type") or None,
@@ -137,8 +163,11 @@ def _pattern(path: Path, field: str, config: Mapping[str, Any]) -> dict[str, Any
             re.compile(key)
         except re.error as error:
             raise ValueError(f"{path}: {field!r} has the key {key!r}: {error}") from error
-        if len(key) > MAX_PATTERN:
-            raise ValueError(f"{path}: {field!r} has a key of {len(key)} characters")
+        if len(key) > MAX_PATTERN or REPEATED_GROUP.search(key):
+            raise ValueError(
+                f"{path}: {field!r} has the key {key[:80]!r}, a pattern that may match for hours; "
+                "write names of layers, or patterns without a repeated group"
+            )
     return pattern
 
 

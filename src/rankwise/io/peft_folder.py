@@ -22,7 +22,8 @@ from rankwise.surgery.init import stream
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 PREFIX = "base_model.model."
-SIDE = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?")
+SIDE = re.compile(r"(.+)\.lora_(embedding_[AB]|[AB]\.weight)")
+ADA_SIDE = re.compile(r"(.+)\.lora_([ABE])")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -39,12 +40,12 @@ def read_peft(folder: Path) -> Stored:
 
     Raises:
         FileNotFoundError: without a file of tensors.
-        ValueError: naming file, entry and reason, for anything that is not a plain LoRA.
+        ValueError: naming file, entry and reason, for anything that is no LoRA or AdaLoRA.
     """
     config = read_config(folder)
     path = folder / WEIGHTS
     tensors = _tensors(folder)
-    sides, others = _sorted(path, tensors)
+    sides, others = _sorted(path, tensors, config)
     if not sides:
         raise ValueError(f"{path} holds no lora_A and lora_B")
     layers = {name: _layer(path, name, pair, config) for name, pair in sides.items()}
@@ -80,7 +81,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _sorted(
-    path: Path, tensors: Mapping[str, Tensor]
+    path: Path, tensors: Mapping[str, Tensor], config: LoraScales
 ) -> tuple[dict[str, Sides], dict[str, Tensor]]:
     """The two tensors of each layer, and all others, by names without PEFT's prefix."""
     found: dict[str, dict[str, Tensor]] = {}
@@ -94,10 +95,11 @@ def _sorted(
             raise ValueError(f"{path}: entry {key!r} is {value.dtype}, expected floating point")
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ValueError(f"{path}: entry {key!r} has NaN or infinite values")
-        match = SIDE.fullmatch(name)
-        if match and bool(match[2]) != bool(match[4]):
-            found.setdefault(match[1], {})[match[3]] = value
-            embeddings |= {match[1]} if match[2] else set()
+        match = (ADA_SIDE if config.ada else SIDE).fullmatch(name)
+        if match:
+            side = match[2].removeprefix("embedding_").removesuffix(".weight")
+            found.setdefault(match[1], {})[side] = value
+            embeddings |= {match[1]} if match[2].startswith("embedding_") else set()
         elif "lora_" in name:
             raise ValueError(
                 f"{path}: entry {key!r} is no part of a plain LoRA (lora_A.weight, lora_B.weight, "
@@ -105,11 +107,28 @@ def _sorted(
             )
         else:
             others[name] = value
+    wanted = {"A", "B", "E"} if config.ada else {"A", "B"}
     for name, pair in found.items():
-        if len(pair) < 2:
-            raise ValueError(f"{path}: layer {name!r} has only a lora_{min(pair)} of A and B")
-    sides = {name: Sides(p["A"], p["B"], name in embeddings) for name, p in found.items()}
+        if set(pair) != wanted:
+            missing = ", ".join(f"lora_{side}" for side in sorted(wanted - set(pair)))
+            raise ValueError(f"{path}: layer {name!r} lacks {missing}")
+    sides = {
+        name: Sides(_scaled_rows(path, name, pair), pair["B"], name in embeddings)
+        for name, pair in found.items()
+        # AdaLoRA may have cut a layer to nothing.
+        if not config.ada or pair["E"].numel()
+    }
     return sides, others
+
+
+def _scaled_rows(path: Path, name: str, pair: Mapping[str, Tensor]) -> Tensor:
+    """`A`, or `diag(E) A` of AdaLoRA."""
+    A = pair["A"]
+    if "E" not in pair:
+        return A
+    if pair["E"].shape != (len(A), 1):
+        raise ValueError(f"{path}: layer {name!r} has lora_E {tuple(pair['E'].shape)}")
+    return A.double() * pair["E"].double()
 
 
 def _is_saved(module: str, saved: tuple[str, ...]) -> bool:
@@ -143,7 +162,7 @@ def _check_sides(path: Path, name: str, sides: Sides, config: LoraScales) -> Non
         raise ValueError(f"{told}; the kernel of lora_B must have size 1")
     if A.shape[0] != B.shape[1] or 0 in A.shape or 0 in B.shape:
         raise ValueError(f"{told}, which do not fit together")
-    if A.shape[0] != config.rank(name):
+    if A.shape[0] != config.rank(name) and not config.ada:
         raise ValueError(
             f"{told}, of rank {A.shape[0]}; {config.path} says {config.rank(name)} (r or "
             "rank_pattern), so that its scale is not known"
