@@ -295,6 +295,10 @@ TENSORS = {
     "another side": (lambda t: t | {Q.format("B"): torch.zeros(3, 5)}, "do not fit together"),
     "a vector": (lambda t: t | {Q.format("B"): torch.zeros(8)}, "rankwise reads linear maps"),
     "DoRA": (lambda t: t | {Q.format("magnitude_vector"): torch.zeros(3)}, "no part of a plain"),
+    "two kinds": (
+        lambda t: t | {Q.format("embedding_A").removesuffix(".weight"): torch.zeros(8, 16)},
+        "has a lora_A of two kinds",
+    ),
     "no prefix": (lambda t: {"x": torch.zeros(3)}, "'x' does not begin with 'base_model.model.'"),
     "nothing": (lambda t: {}, "holds no lora_A and lora_B"),
     "other rows": (lambda t: t | {Q.format("B"): torch.zeros(9, 8)}, r"shape \(9, 16\), the model"),

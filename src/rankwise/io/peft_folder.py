@@ -98,7 +98,9 @@ def _sorted(
         match = (ADA_SIDE if config.ada else SIDE).fullmatch(name)
         if match:
             side = match[2].removeprefix("embedding_").removesuffix(".weight")
-            found.setdefault(match[1], {})[side] = value
+            if side in found.setdefault(match[1], {}):
+                raise ValueError(f"{path}: layer {match[1]!r} has a lora_{side} of two kinds")
+            found[match[1]][side] = value
             embeddings |= {match[1]} if match[2].startswith("embedding_") else set()
         elif "lora_" in name:
             raise ValueError(
