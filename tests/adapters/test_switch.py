@@ -197,3 +197,21 @@ def test_models_and_adapters_in_each_others_place_are_told(tmp_path):
         with pytest.raises(TypeError, match=error):
             call()
     assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_of_another_base_is_refused_and_not_added_to_one_of_this():
+    a, other = adapter(1, {"0": 2}), plain()
+    with torch.no_grad():
+        other[0].weight.add_(1e-3)
+    with pytest.raises(ValueError, match="the adapter: the adapter was trained on another base: 1"):
+        rw.adapters.put_(other, a)
+    assert isinstance(other[0], nn.Linear)
+    rw.adapters.put_(other, a, other_base=True)
+    b = rw.adapters.take(other)
+    with pytest.raises(ValueError, match="'0' has another frozen weight in one adapter than in"):
+        a + b
+    model = adapted(2, {"0": 1})
+    with pytest.raises(ValueError, match="trained on another base"):
+        rw.adapters.put_(model, b)
+    with pytest.raises(ValueError, match="trained on another base"):
+        rw.adapters.put_(plain(), 2 * b)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rankwise.io.stored import Stored, StoredLayer, a
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.fingerprint import Likeness, likeness
 from rankwise.numerics.rounding import weighted_sum
 
 SUM = "a sum of adapters"
@@ -48,7 +49,9 @@ def _sum(name: str, terms: Terms) -> StoredLayer:
             f"layer {name!r} is no adapter but a whole weight in factors, and is missing in one of "
             "the terms"
         )
-    return first.with_factors(weighted_sum(matrices), first.scale)
+    total = first.with_factors(weighted_sum(matrices), first.scale)
+    known = (layer.fingerprint for _, layer in present if layer.fingerprint is not None)
+    return total._replace(fingerprint=next(known, None))
 
 
 def _check_alike(name: str, first: StoredLayer, other: StoredLayer) -> None:
@@ -57,6 +60,12 @@ def _check_alike(name: str, first: StoredLayer, other: StoredLayer) -> None:
         raise ValueError(
             f"layer {name!r} is {_told(first)} in one adapter and {_told(other)} in another: they "
             "are of different models"
+        )
+    mine, theirs = first.fingerprint, other.fingerprint
+    if mine is not None and theirs is not None and likeness(mine, theirs) is Likeness.OTHER:
+        raise ValueError(
+            f"layer {name!r} has another frozen weight in one adapter than in another: a sum of "
+            "adapters of different base models means nothing"
         )
 
 

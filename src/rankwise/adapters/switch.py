@@ -4,12 +4,20 @@ import torch
 from torch import nn
 
 from rankwise.adapters.adapter import Adapter, check_adapter
-from rankwise.io.placing import adapters_of, check_base, inside, place_, with_scales_of
+from rankwise.io.placing import (
+    adapters_of,
+    check_adaptable,
+    check_same_base,
+    check_untied,
+    inside,
+    place_,
+    with_scales_of,
+)
 from rankwise.io.state import check_fits, entry_of, running_statistics, trained_tensors
 from rankwise.io.state import put_ as copy_into_
 from rankwise.io.stored import Stored, stored
 from rankwise.nn.low_rank import LowRankModule
-from rankwise.optim.ownership import owned
+from rankwise.optim.ownership import owner_of
 from rankwise.surgery.layers import low_rank_layers, replace_
 
 
@@ -30,7 +38,7 @@ def take(model: nn.Module) -> Adapter:
 
 
 @torch.no_grad()
-def put_(model: nn.Module, adapter: Adapter, *, prefix: str = "") -> None:
+def put_(model: nn.Module, adapter: Adapter, *, prefix: str = "", other_base: bool = False) -> None:
     """Make `model` what it is with `adapter`, in place of any other.
 
     What `take` gave comes back bit for bit. A plain model is adapted, and frozen but for the
@@ -45,6 +53,7 @@ def put_(model: nn.Module, adapter: Adapter, *, prefix: str = "") -> None:
         model: plain or adapted, not merged.
         adapter: of the same base model.
         prefix: if `model` wraps the model that the adapter is of: the name of that part.
+        other_base: put it on another base on purpose, such as one trained further.
 
     Raises:
         ValueError: naming a layer or parameter that does not fit; the model is then unchanged.
@@ -56,18 +65,21 @@ def put_(model: nn.Module, adapter: Adapter, *, prefix: str = "") -> None:
         state = state._replace(statistics=running_statistics(model))
     layers = low_rank_layers(model)
     if not layers:
-        place_(model, state)
+        place_(model, state, other_base=other_base)
         return
     missing = [name for name in state.layers if name not in layers]
-    if missing and owned(layers.values()):
+    if missing and any(owner_of(layer) is not None for layer in layers.values()):
         raise ValueError(
             f"{state.path} has {missing[0]!r}, which is not adapted in the model, and the "
             "optimizer of the model would not train it. Delete the optimizer first, or adapt all "
             "layers before you make it"
         )
-    check_base(model, state)
     full = with_scales_of(layers, _with_zeros(layers, state))
     check_fits(model, full._replace(layers={n: x for n, x in full.layers.items() if n in layers}))
+    check_untied(model, state)
+    check_adaptable(model, state, missing)
+    if not other_base:
+        check_same_base(model, state)
     replace_(model, adapters_of(model, full, missing))
     copy_into_(model, full)
 

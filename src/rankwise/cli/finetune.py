@@ -3,6 +3,7 @@
 from typing import Any
 
 from rankwise.cli.progress import progress
+from rankwise.cli.report import hint
 from rankwise.recipes.finetune import FIGURE, HEAD, LORA, Outcome, finetune
 from rankwise.recipes.folder import METRICS
 from rankwise.recipes.history import Line
@@ -51,3 +52,4 @@ def _print(console: Any, outcome: Outcome) -> None:
     for name, value in facts.items():
         table.add_row(name, value)
     console.print(table, soft_wrap=True)
+    console.print(hint(folder), soft_wrap=True)

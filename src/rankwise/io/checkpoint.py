@@ -37,7 +37,9 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     return path
 
 
-def load(model: nn.Module, folder: str | Path, *, prefix: str = "") -> None:
+def load(
+    model: nn.Module, folder: str | Path, *, prefix: str = "", other_base: bool = False
+) -> None:
     """Put an adapter into `model`: rankwise's, or PEFT's LoRA or AdaLoRA. Ranks follow the file.
 
     A plain model is adapted as the file says, and frozen but for the factors and the dense
@@ -47,18 +49,24 @@ def load(model: nn.Module, folder: str | Path, *, prefix: str = "") -> None:
     Of a LoRA, `scale * B A` becomes `U S V^T` with orthonormal factors, the same matrix at its
     exact rank; what PEFT trained whole (`modules_to_save`) trains on. See `docs/peft.md`.
 
+    An adapter is a difference to one base, and on another it is silently wrong, which no shape
+    tells. So a file holds some entries of each frozen weight, and another weight is an error, not
+    a warning that scrolls by. The same model in another precision is fine; a quantised one cannot
+    be compared and is taken as it is, like files from before there were these entries, and PEFT's.
+
     Args:
         model: plain or adapted.
         folder: a folder with `adapter.safetensors` or that file; or a folder with
             `adapter_config.json` and `adapter_model.safetensors`, which PEFT wrote.
         prefix: if `model` wraps the model that the file is of: the name of that part, for example
             "encoder". Names in the file are then those of parts of it.
+        other_base: take the adapter to another base on purpose, such as one trained further.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: naming file and entry, if something is missing, unexpected, of the wrong shape,
-            not finite or not orthonormal, if the file is of another format or version, or if the
-            adapter is no low-rank update alone (DoRA, for example).
+            not finite or not orthonormal, if the file is of another format or version, if the
+            adapter is no low-rank update alone (DoRA, for example), or was trained on another base.
     """
     state = read_adapter(folder)
-    place_(model, inside(model, state, prefix.rstrip(".")))
+    place_(model, inside(model, state, prefix.rstrip(".")), other_base=other_base)

@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from rankwise.check.base import fingerprints
+from rankwise.io.fingerprint import check_base, of_modules
 from rankwise.io.state import check_dense_fits, check_fits, put_, running_statistics
 from rankwise.io.stored import Stored, StoredLayer, a, join
 from rankwise.nn.low_rank import LowRankModule
@@ -42,21 +44,34 @@ def inside(model: nn.Module, state: Stored, prefix: str) -> Stored:
     return state._replace(statistics={**kept, **state.statistics})
 
 
-def place_(model: nn.Module, state: Stored) -> None:
+def place_(model: nn.Module, state: Stored, *, other_base: bool = False) -> None:
     """Adapt `model` as `state` says if it is plain, and copy `state` into it.
 
     Raises ValueError, with the model unchanged, where they do not belong together.
     """
     layers = low_rank_layers(model)
     if not layers:
-        check_base(model, state)
-        _adapt_as_stored_(model, state)
+        _adapt_as_stored_(model, state, other_base=other_base)
     else:
         if state.foreign:
             state = with_scales_of(layers, state)
         check_fits(model, state)
-        check_base(model, state)
+        check_untied(model, state)
+        if not other_base:
+            check_same_base(model, state)
     put_(model, state)
+
+
+def check_same_base(model: nn.Module, state: Stored) -> None:
+    """ValueError unless the frozen weights of `model` are those of `state`, as far as it tells."""
+    plain = {
+        name: layer.module
+        for name, layer in _by_name(model).items()
+        if name in state.layers and not isinstance(layer.module, LowRankModule)
+    }
+    marks = {**of_modules(plain), **fingerprints(model)}
+    check_base(state.path, state.fingerprints, marks)
+    _check_repeated(model, state)
 
 
 def with_scales_of(layers: Mapping[str, LowRankModule], state: Stored) -> Stored:
@@ -71,17 +86,22 @@ def with_scales_of(layers: Mapping[str, LowRankModule], state: Stored) -> Stored
     return state._replace(layers={n: scaled(n, entry) for n, entry in state.layers.items()})
 
 
-def adapters_of(model: nn.Module, state: Stored, names: Sequence[str]) -> dict[str, nn.Module]:
-    """New layers around those of `model` with these names in `state`, by all of their names.
-
-    Raises ValueError for a layer that is not there or cannot be adapted.
-    """
-    named = {name: layer for layer in parametric_layers(model) for name in layer.names}
+def check_adaptable(model: nn.Module, state: Stored, names: Sequence[str]) -> None:
+    """ValueError for a layer of these names that is not in `model` or cannot be adapted."""
+    named = _by_name(model)
     missing = [name for name in names if not _takes_adapter(named.get(name))]
     if missing:
         raise ValueError(_missing(state, missing, named))
     for name in names:
         _check_adaptable(state, name, named[name])
+
+
+def adapters_of(model: nn.Module, state: Stored, names: Sequence[str]) -> dict[str, nn.Module]:
+    """New layers around those of `model` with these names in `state`, by all of their names.
+
+    Freezes what they are around; `check_adaptable` comes before.
+    """
+    named = _by_name(model)
     new: dict[str, nn.Module] = {}
     for name in names:
         layer, entry = named[name], state.layers[name]
@@ -91,11 +111,15 @@ def adapters_of(model: nn.Module, state: Stored, names: Sequence[str]) -> dict[s
     return new
 
 
-def _adapt_as_stored_(model: nn.Module, state: Stored) -> None:
+def _adapt_as_stored_(model: nn.Module, state: Stored, *, other_base: bool) -> None:
     check_dense_fits(model, state)
+    check_untied(model, state)
     held = [n for n in state.dense for layer in state.layers if n.startswith(f"{layer}.")]
     if held:
         raise ValueError(f"{state.path}: parameter {held[0]!r} belongs to a layer to be adapted")
+    check_adaptable(model, state, list(state.layers))
+    if not other_base:
+        check_same_base(model, state)
     new = adapters_of(model, state, list(state.layers))
     parameters = dict(model.named_parameters(remove_duplicate=False))
     model.requires_grad_(False)
@@ -104,7 +128,7 @@ def _adapt_as_stored_(model: nn.Module, state: Stored) -> None:
     replace_(model, new)
 
 
-def check_base(model: nn.Module, state: Stored) -> None:
+def _check_repeated(model: nn.Module, state: Stored) -> None:
     """What a file of another program says of the base model has to be true of this one."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, value in state.frozen.items():
@@ -118,8 +142,13 @@ def check_base(model: nn.Module, state: Stored) -> None:
                 f"trained on, and the model has {had}. Give the model this weight first (and the "
                 "size, `model.resize_token_embeddings(...)`, if it differs), then load"
             )
+
+
+def check_untied(model: nn.Module, state: Stored) -> None:
+    """ValueError where PEFT trained a copy of a weight that is shared in `model`."""
     if not state.foreign:
         return
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     holders: dict[int, list[str]] = {}
     for name, p in parameters.items():
         holders.setdefault(id(p), []).append(name)
@@ -131,6 +160,10 @@ def check_base(model: nn.Module, state: Stored) -> None:
                 f"{tied[0]!r}. Untie them first: `config.tie_word_embeddings = False`, and give "
                 "each a weight of its own"
             )
+
+
+def _by_name(model: nn.Module) -> dict[str, Layer]:
+    return {name: layer for layer in parametric_layers(model) for name in layer.names}
 
 
 def _takes_adapter(layer: Layer | None) -> bool:

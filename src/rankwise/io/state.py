@@ -25,6 +25,7 @@ from rankwise.nn.base import is_transposed
 from rankwise.nn.conv1d import LowRankConv1d
 from rankwise.nn.embedding import LowRankEmbedding
 from rankwise.nn.low_rank import LowRankModule
+from rankwise.numerics.fingerprint import fingerprint
 from rankwise.surgery.layers import low_rank_layers
 
 
@@ -50,6 +51,7 @@ def entry_of(layer: LowRankModule) -> StoredLayer:
         layer.kernel_size,
         map_of(layer),
         transposed,
+        None if layer.frozen is None else fingerprint(layer.frozen),
     )
 
 

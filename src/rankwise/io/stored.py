@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from rankwise.io.fingerprint import from_entry, to_text
 from rankwise.numerics.factors import Factors, orthonormality_defect
+from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.numerics.tucker import Tucker
 
 MAX_DEFECT = 1e-3
@@ -31,6 +33,8 @@ class StoredLayer(NamedTuple):
     """What it is a weight of: one of `MAPS`, or "" where the file does not tell."""
     transposed: bool = False
     """Whether the base stores its weight as (in, out), Hugging Face's `Conv1D`."""
+    fingerprint: Fingerprint | None = None
+    """Of the frozen weight that the adapter was trained on, if it has one that can be compared."""
 
     def with_factors(self, factors: Factors | Tucker, scale: float) -> "StoredLayer":
         return self._replace(factors=factors, scale=scale)
@@ -50,6 +54,10 @@ class Stored(NamedTuple):
     """Written by another program, which has no say in the scale of a layer and does not tell the
     running statistics."""
 
+    @property
+    def fingerprints(self) -> dict[str, Fingerprint | None]:
+        return {name: layer.fingerprint for name, layer in self.layers.items() if layer.has_base}
+
 
 def describe(entry: StoredLayer) -> dict[str, Any]:
     """What the metadata say of a layer, beside its factors."""
@@ -62,6 +70,7 @@ def describe(entry: StoredLayer) -> dict[str, Any]:
         "map": entry.map,
         **({"transposed": True} if entry.transposed else {}),
         **({} if entry.kernel_size is None else {"kernel_size": list(entry.kernel_size)}),
+        **({} if entry.fingerprint is None else {"fingerprint": to_text(entry.fingerprint)}),
     }
 
 
@@ -192,6 +201,7 @@ def _layer(
         None if kernel is None else tuple(kernel),
         _map(path, name, entry, factors, kernel),
         bool(entry.get("transposed", False)),
+        from_entry(path, name, entry),
     )
 
 

@@ -13,6 +13,9 @@ from rankwise.numerics.factors import Factors
 from rankwise.numerics.manifold import TangentVector
 from rankwise.numerics.tucker import Tucker
 
+ORIGINAL = "unmerged_weight"
+"""Buffer of a merged layer: the weight of its base without the adapter."""
+
 
 class LowRankModule(nn.Module, ABC):
     """A module whose weight is a point of a manifold; which manifold is the subclass's.
@@ -70,6 +73,14 @@ class LowRankModule(nn.Module, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         guard(self)
+
+    @property
+    def frozen(self) -> Tensor | None:
+        """The weight of the base as it is without the adapter, merged or not; None without base."""
+        if self.base is None:
+            return None
+        weight = getattr(self, ORIGINAL, getattr(self.base, "weight", None))
+        return weight if isinstance(weight, Tensor) else None
 
     @property
     def shape(self) -> tuple[int, int]:

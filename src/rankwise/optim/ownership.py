@@ -1,7 +1,6 @@
 """Who trains a factor: one optimizer, and nothing else behind its back."""
 
 import weakref
-from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -26,10 +25,10 @@ def claim(optimizer: Any, layers: list[NamedLayer]) -> None:
         _owners[layer] = weakref.ref(optimizer)
 
 
-def owned(layers: Iterable[LowRankModule]) -> bool:
-    """Whether an optimizer that is still there trains any of them."""
-    owners = (_owners.get(layer) for layer in layers)
-    return any(owner is not None and owner() is not None for owner in owners)
+def owner_of(layer: LowRankModule) -> Any:
+    """The optimizer that was last made for `layer`; None if there is none or it is gone."""
+    owner = _owners.get(layer)
+    return None if owner is None else owner()
 
 
 def check_untouched(optimizer: Any, layers: list[NamedLayer], versions: dict[str, Version]) -> None:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from rankwise.nn.base import is_transposed
 from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import ORIGINAL
 from rankwise.surgery.layers import factored_layers, replace_
 from rankwise.surgery.select import listing
 
-ORIGINAL = "unmerged_weight"
 PLAIN = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)
 
 
