@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from rankwise.io.adapter_file import FILE_NAME
 from rankwise.io.atomic import write_tensors, write_text
-from rankwise.io.checkpoint import FILE_NAME, save
+from rankwise.io.checkpoint import save
 from rankwise.io.export_lora import LoraExport, export_lora
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rate_free import RateFree

@@ -14,16 +14,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rankwise.check.weights import Weight
-from rankwise.io import checkpoint, training
+from rankwise.io import adapter_file, training
 from rankwise.io.document import METADATA_KEY, Document, read_document
-from rankwise.io.export_lora import CONFIG, WEIGHTS
 from rankwise.io.fingerprint import from_entry
-from rankwise.io.state import KINDS, join, stored
+from rankwise.io.peft_config import CONFIG
+from rankwise.io.peft_folder import WEIGHTS
+from rankwise.io.stored import KINDS, join, stored
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.numerics.tucker import Tucker
 
-FORMATS = {checkpoint.FORMAT: checkpoint.VERSION, training.FORMAT: training.VERSION}
+FORMATS = {adapter_file.FORMAT: adapter_file.VERSION, training.FORMAT: training.VERSION}
 
 
 class WeightFile(NamedTuple):
@@ -63,7 +64,7 @@ def read_weights(path: Path) -> WeightFile:
     if named not in FORMATS:
         raise ValueError(f"{path} holds no low-rank weights of rankwise")
     document = read_document(path, format=named, version=FORMATS[named])
-    if named == checkpoint.FORMAT:
+    if named == adapter_file.FORMAT:
         return _weights(path, document.tensors, document.content)
     content = document.content.get("model")
     if not isinstance(content, dict):
