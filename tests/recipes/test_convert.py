@@ -13,6 +13,7 @@ from torch import nn
 import rankwise as rw
 from peft_models import Images, bert, build, gpt2, llama, output, write_lora
 from rankwise.cli.main import main
+from rankwise.recipes.weight_files import read_lora
 
 TARGETS = {"target_modules": ["q_proj", "v_proj", "down_proj"], "r": 6, "lora_alpha": 9}
 
@@ -164,3 +165,17 @@ def test_what_cannot_be_converted_is_one_line(tmp_path, monkeypatch, capsys, arg
     told = capsys.readouterr().err.strip()
     assert error in told and len(told.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_examination_reads_loras_of_every_map(tmp_path):
+    for make, targets in (
+        (Images, ["first", "line", "head"]),
+        (bert, ["word_embeddings", "query"]),
+    ):
+        folder = tmp_path / make.__name__
+        write_lora(make, folder, target_modules=targets, r=3, lora_alpha=6)
+        found, expected = read_lora(folder).weights, rw.adapters.read(folder).layers
+        assert found.keys() == expected.keys()
+        for name, weight in found.items():
+            W = weight.scale * weight.point.dense()
+            torch.testing.assert_close(W, expected[name].factors.dense(), rtol=0, atol=1e-12)
