@@ -100,8 +100,8 @@ def _check_plain(name: str, layer: Factored) -> None:
     if not plain or not is_plain(weight):
         raise ValueError(
             f"layer {name!r} has a base of type {type(base).__name__} with a weight of type "
-            f"{type(weight).__name__} in {weight.dtype}, to which nothing can be added. Load the model unquantised, "
-            "`load` the adapter into it, and merge there."
+            f"{type(weight).__name__} in {weight.dtype}, to which nothing can be added. Load the "
+            "model unquantised, `load` the adapter into it, and merge there."
         )
 
 
