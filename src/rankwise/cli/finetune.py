@@ -78,6 +78,8 @@ def _print(console: Any, outcome: Outcome) -> None:
     if outcome.export is not None:
         facts["LoRA export"] = f"{folder / LORA}\nfor {', '.join(outcome.export.consumers)}"
     table = Table(show_header=False, box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, value)
     console.print(table, soft_wrap=True)

@@ -85,7 +85,7 @@ def finetune_language(options: FinetuneOptions, watcher: Watcher) -> Outcome:
     )
     model.to(_device())
     if options.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        _keep_few_activations(model)
     run = adapter_run(options, model, {"data": data.fingerprint()})
     if not options.resume:
         shutil.rmtree(options.output / LORA, ignore_errors=True)
@@ -196,7 +196,7 @@ def _metrics(
         "memory": memory,
         "samples": sample_table(before.samples, after.samples),
         **run_metrics(options, run, history),
-        "versions": versions((*PACKAGES, "bitsandbytes")),
+        "versions": versions((*PACKAGES, "bitsandbytes", "torchao")),
     }
 
 
@@ -212,6 +212,12 @@ def _write(
     draw_run(metrics, history, folder / FIGURE)
     write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
     return Outcome(metrics, history, export, folder)
+
+
+def _keep_few_activations(model: Any) -> None:
+    # Renamed in the course of transformers 5.
+    older = getattr(model, "gradient_checkpointing_enable", None)
+    getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
 
 
 def _device() -> str:
