@@ -16,10 +16,11 @@ from rankwise.io.state import dense_trained
 from rankwise.optim.conditioning import Conditioning
 from rankwise.recipes.adversary import adversary
 from rankwise.recipes.images import Images, rows_at
-from rankwise.recipes.low_rank_start import Start, parameters
+from rankwise.recipes.low_rank_start import Start
 from rankwise.recipes.train_options import TrainOptions
 from rankwise.recipes.training import warm_up_and_decay
 from rankwise.recipes.twins import Twins, runs_of, twins_for
+from rankwise.report.size import trained_parameters
 
 FACTORS_LR, FACTORS_DECAY = 1e-3, 0.1
 """Of AdamW for two plain factors."""
@@ -92,7 +93,7 @@ def truncated(ring: Ring, trained: nn.Module) -> Trained:
     model = copy.deepcopy(trained)
     names = list(ring.start.ranks)
     rw.factorize_(model, rank=dict.fromkeys(names, ring.rank()), init=rw.init.TruncatedSVD())
-    return model, parameters(rw.Optimizer(model))
+    return model, trained_parameters(rw.Optimizer(model))
 
 
 def two_factors(ring: Ring) -> Trained:
@@ -114,7 +115,7 @@ def low_rank(conditioning: Conditioning | None) -> Callable[[Ring], Trained]:
         run = runs_of(twins, ring.options, ring.images)["low_rank"]
         run.optimizer.conditioning = conditioning
         ring.train(twins.low_rank, run.optimizer)
-        return twins.low_rank, parameters(run.optimizer)
+        return twins.low_rank, trained_parameters(run.optimizer)
 
     return trained
 
@@ -131,7 +132,7 @@ def condlr(ring: Ring) -> Trained:
         groups=[{"params": others, "lr": 4e-3}],
     )  # fmt: skip
     ring.train(model, optimizer)
-    return model, parameters(optimizer)
+    return model, trained_parameters(optimizer)
 
 
 ARMS: dict[str, Callable[[Ring], Trained]] = {

@@ -17,7 +17,7 @@ OPTIONS = {
     "merge_": "model final",
     "unmerge_": "model",
     "save": "model folder",
-    "load": "model folder",
+    "load": "model folder other_base",
     "save_training": "path model optimizer scheduler progress",
     "load_training": "path model optimizer scheduler",
     "export_lora": "model folder compact max_rank base_model_name task_type prefix",

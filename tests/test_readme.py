@@ -1,38 +1,15 @@
 """The README's code runs as it stands there, on a small model."""
 
-import re
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-BEFORE, AFTER, *MORE = BLOCKS
+from pages import ROOT, blocks, small_model, text_classification
 
-
-def small_model() -> BertForSequenceClassification:
-    torch.manual_seed(0)
-    return BertForSequenceClassification(
-        BertConfig(
-            vocab_size=50,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=24,
-        )
-    )
-
-
-def surroundings() -> dict:
-    """What the README's code takes for granted: torch, a model and batches."""
-    draw = torch.Generator().manual_seed(1)
-    batches = []
-    for _ in range(6):
-        tokens = torch.randint(50, (4, 7), generator=draw)
-        batches.append({"input_ids": tokens, "labels": (tokens[:, 0] > 25).long()})
-    return {"torch": torch, "model": small_model(), "batches": batches}
+PAGE = ROOT / "README.md"
+README = PAGE.read_text()
+BEFORE, AFTER, *MORE = [block.text for block in blocks(PAGE) if block.kind == "python"]
 
 
 @pytest.fixture
@@ -59,7 +36,7 @@ def test_before_and_after_differ_in_nothing_but_the_adapter():
 @pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning")
 @pytest.mark.filterwarnings("ignore:Unable to fetch remote file:UserWarning")
 def test_the_code_before_runs(here):
-    exec(BEFORE, surroundings())
+    exec(BEFORE, text_classification())
     assert (here / "lora" / "adapter_model.safetensors").is_file()
 
 
@@ -68,7 +45,7 @@ def test_the_code_after_trains_saves_and_exports_what_peft_reads_alike(here):
 
     import rankwise as rw
 
-    space = surroundings()
+    space = text_classification()
     plain = logits(space["model"], space["batches"][0])
     exec(AFTER, space)
     trained = logits(space["model"], space["batches"][0])
@@ -86,13 +63,13 @@ def test_the_code_after_trains_saves_and_exports_what_peft_reads_alike(here):
 
 @pytest.mark.parametrize("block", MORE, ids=lambda b: b.splitlines()[0][:40])
 def test_the_other_code_runs_after_it(block, here):
-    space = surroundings()
+    space = text_classification()
     exec(AFTER, space)
     exec(block, space)
 
 
 def test_a_resumed_run_has_the_progress_that_was_saved(here):
-    space = surroundings()
+    space = text_classification()
     exec(AFTER, space)
     exec(next(block for block in MORE if "load_training" in block), space)
     assert space["progress"] == {"step": 50}

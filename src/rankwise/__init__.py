@@ -1,7 +1,9 @@
 """Low-rank training for PyTorch that finds the rank of every layer by itself."""
 
+from rankwise import check as check
 from rankwise import compress as compress
 from rankwise import init as init
+from rankwise import report as report
 from rankwise import robust as robust
 from rankwise.io.checkpoint import load as load
 from rankwise.io.checkpoint import save as save

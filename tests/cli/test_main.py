@@ -122,3 +122,30 @@ def test_the_help_of_an_attack_says_what_it_does_without_options(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "positional arguments" in printed and "--subjects" not in printed
     assert "Without options" in printed
+
+
+def test_a_doctor_tells_flaws_with_their_mend_and_ends_with_status_1_for_faults(tmp_path, capsys):
+    lines = [json.dumps({"step": i, "loss": 1.0 - 0.01 * i, "lr": 0.01}) for i in range(1, 31)]
+    (tmp_path / "history.jsonl").write_text("\n".join(lines) + "\n")
+    assert main(["doctor", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "falling loss" in printed and "all is well" in printed
+    lines[4] = json.dumps({"step": 5, "loss": float("nan"), "lr": 0.01})
+    (tmp_path / "history.jsonl").write_text("\n".join(lines) + "\n")
+    assert main(["doctor", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().out
+    assert "first in step 5" in printed and "-> lower the learning rate" in printed
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["verdict"] == "fault"
+
+
+def test_a_doctor_without_a_subject_examines_the_installation(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANKWISE_CACHE", str(tmp_path / "cache"))
+    assert main(["doctor", "--seed", "1"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("torch", "extra finetune", "lapack", "descent", "resume"):
+        assert word in printed
+
+
+def test_a_doctor_of_nothing_is_one_line_and_status_2(tmp_path, capsys):
+    assert main(["doctor", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.startswith("rankwise: error: there is no")

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from networks import adapter, batch, dense_of, thin_layers, train
+from rankwise.integrators.augmented_bug import AugmentedBUG
+from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.nn import LowRankLinear
 from rankwise.numerics.factors import Factors, orthonormality_defect
 from rankwise.numerics.init import truncated_svd, zero_core
@@ -262,13 +264,39 @@ def test_a_newer_optimizer_takes_over_and_the_older_refuses():
         train(model, older, 1, 2)
 
 
-def test_a_stock_optimizer_on_the_factors_is_found_out():
+def test_factors_written_by_something_else_are_found_out():
     model = thin_layers()
     ours = Optimizer(model, lr=1e-2)
     train(model, ours, 0, 1)
-    train(model, torch.optim.AdamW(model.parameters(), lr=0.1), 1, 2)
+    with torch.no_grad():
+        model[0].U.mul_(0.9)
     with pytest.raises(ValueError, match="not orthonormal"):
-        train(model, ours, 2, 3)
+        train(model, ours, 1, 2)
+
+
+@pytest.mark.parametrize("integrator", [ParallelBUG(), AugmentedBUG()], ids=repr)
+def test_a_copy_of_model_and_optimizer_trains_on_as_they_do(integrator):
+    model = thin_layers()
+    rank_rule = Tolerance(every=4, grow=2)
+    optimizer = Optimizer(model, lr=1e-2, rank_rule=rank_rule, integrator=integrator)
+    train(model, optimizer, 0, 5)
+    copied, continued = copy.deepcopy((model, optimizer))
+    assert (continued.steps, continued.rank_rule) == (5, rank_rule)
+    assert train(copied, continued, 5, 12) == train(model, optimizer, 5, 12)
+    assert optimizer.steps == continued.steps == 12
+    for one, other in zip(dense_of(model), dense_of(copied), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_copy_of_the_optimizer_alone_leaves_the_model_alone():
+    model = thin_layers()
+    optimizer = Optimizer(model, lr=1e-2)
+    losses = train(model, optimizer, 0, 2)
+    before = dense_of(model)
+    copied = copy.deepcopy(optimizer)
+    train(copied._model, copied, 2, 4)
+    assert all(torch.equal(a, b) for a, b in zip(before, dense_of(model), strict=True))
+    assert len(losses + train(model, optimizer, 2, 4)) == 4
 
 
 def test_factors_of_another_rank_that_are_no_bases_are_found_out():

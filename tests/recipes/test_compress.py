@@ -25,6 +25,7 @@ from rankwise.recipes.train_options import TrainOptions
 
 SILENT = Watcher(say=lambda message: None, step=lambda line: None)
 STEPS = 6
+MEASURED = ("seconds", "memory", "peak_memory")
 PLAIN_WORDS = ("the", "film", "was", "a", "story", "cast", "and", "its")
 
 
@@ -107,7 +108,9 @@ def untimed(outcome: Outcome) -> tuple:
     metrics = {k: v for k, v in outcome.metrics.items() if k not in left_out}
     for name in ("before", "after"):
         metrics[name] = {k: v for k, v in metrics[name].items() if k != "latency"}
-    return metrics, [{k: v for k, v in line.items() if k != "seconds"} for line in outcome.history]
+    return metrics, [
+        {k: v for k, v in line.items() if k not in MEASURED} for line in outcome.history
+    ]
 
 
 def test_the_folder_holds_what_is_promised(options):

@@ -23,6 +23,7 @@ from rankwise.recipes.ranks import chosen_rank_rule
 
 SILENT = Watcher(say=lambda message: None, step=lambda line: None)
 STEPS = 12
+MEASURED = ("seconds", "memory", "peak_memory")
 
 
 @pytest.fixture
@@ -43,7 +44,9 @@ def untimed(outcome: Outcome) -> tuple:
         for k, v in outcome.metrics.items()
         if k not in ("seconds_per_step", "peak_memory_bytes", "options")
     }
-    return metrics, [{k: v for k, v in line.items() if k != "seconds"} for line in outcome.history]
+    return metrics, [
+        {k: v for k, v in line.items() if k not in MEASURED} for line in outcome.history
+    ]
 
 
 def test_the_folder_holds_what_is_promised(options):

@@ -24,6 +24,7 @@ from rankwise.recipes.smollm2 import smollm2_folder
 SILENT = Watcher(say=lambda message: None, step=lambda line: None)
 STEPS = 12
 TIMED = ("seconds_per_step", "peak_memory_bytes", "options")
+MEASURED = ("seconds", "memory", "peak_memory")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,9 @@ def with_(options: FinetuneOptions, **changes) -> FinetuneOptions:
 
 def untimed(outcome: Outcome) -> tuple:
     metrics = {k: v for k, v in outcome.metrics.items() if k not in TIMED}
-    return metrics, [{k: v for k, v in line.items() if k != "seconds"} for line in outcome.history]
+    return metrics, [
+        {k: v for k, v in line.items() if k not in MEASURED} for line in outcome.history
+    ]
 
 
 def test_the_folder_holds_what_is_promised(options):

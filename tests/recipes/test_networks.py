@@ -8,9 +8,10 @@ from torch import nn
 
 from rankwise.optim.optimizer import Optimizer
 from rankwise.recipes.comparison import in_use
-from rankwise.recipes.low_rank_start import START, parameters, rank_rule, start_for
+from rankwise.recipes.low_rank_start import START, rank_rule, start_for
 from rankwise.recipes.networks import BUILT_IN, network
 from rankwise.recipes.twins import low_rank_network
+from rankwise.report.size import trained_parameters
 
 FACTS = {"classes": 10, "channels": 1, "size": 28}
 
@@ -34,8 +35,8 @@ def test_the_form_that_runs_computes_the_same_and_holds_what_is_counted(name):
     low_rank = low_rank_network(dense, start_for(dense, 0.2), seed=0).eval()
     plain = in_use(low_rank)
     torch.testing.assert_close(plain(images()), low_rank(images()), rtol=1e-4, atol=1e-5)
-    assert sum(p.numel() for p in plain.parameters()) == parameters(Optimizer(low_rank))
-    assert sum(p.numel() for p in dense.parameters()) == parameters(Optimizer(dense))
+    assert sum(p.numel() for p in plain.parameters()) == trained_parameters(Optimizer(low_rank))
+    assert sum(p.numel() for p in dense.parameters()) == trained_parameters(Optimizer(dense))
 
 
 def test_layers_that_share_a_weight_are_counted_once():
@@ -44,7 +45,7 @@ def test_layers_that_share_a_weight_are_counted_once():
     start = start_for(dense, 0.5)
     assert start.shapes == {"0": (40, 40)} and start.ranks == {"0": 19, "2": 19}
     low_rank = low_rank_network(dense, start, seed=0)
-    assert parameters(Optimizer(low_rank)) == 80 + 19 * 80
+    assert trained_parameters(Optimizer(low_rank)) == 80 + 19 * 80
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

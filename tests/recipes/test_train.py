@@ -21,6 +21,7 @@ from rankwise.recipes.train_options import TrainOptions
 
 SILENT = Watcher(say=lambda message: None, step=lambda line: None)
 STEPS = 12
+MEASURED = ("seconds", "memory", "peak_memory")
 TIMED = ("seconds_per_step", "latency")
 OWN = ("peak_memory_bytes", "options")
 
@@ -44,7 +45,7 @@ def untimed(outcome: Outcome) -> tuple:
     for name in ("dense", "low_rank"):
         metrics[name] = {k: v for k, v in metrics[name].items() if k not in TIMED}
     lines = {
-        name: [{k: v for k, v in line.items() if k != "seconds"} for line in history]
+        name: [{k: v for k, v in line.items() if k not in MEASURED} for line in history]
         for name, history in outcome.histories.items()
     }
     return metrics, lines

@@ -1,12 +1,20 @@
-"""Diagnostics: the order of an integrator or retraction, and the state of a trained model."""
+"""Diagnostics: orders of integrators, the state of a trained model, what ails a training."""
 
+from rankwise.check.base import fingerprints
+from rankwise.check.examine import examine
+from rankwise.check.finding import Finding, Findings, Verdict
 from rankwise.check.flow import RotatingFlow
 from rankwise.check.model import orthonormality, stationarity
 from rankwise.check.slope import Slope, order_of_retraction, order_of_step
 
 __all__ = [
+    "Finding",
+    "Findings",
     "RotatingFlow",
     "Slope",
+    "Verdict",
+    "examine",
+    "fingerprints",
     "order_of_retraction",
     "order_of_step",
     "orthonormality",

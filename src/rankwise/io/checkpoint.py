@@ -4,7 +4,9 @@ from pathlib import Path
 
 from torch import nn
 
+from rankwise.check.base import fingerprints
 from rankwise.io.document import read_document, write_document
+from rankwise.io.fingerprint import check_base, of_modules
 from rankwise.io.state import (
     Stored,
     StoredLayer,
@@ -56,21 +58,28 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     return path
 
 
-def load(model: nn.Module, folder: str | Path) -> None:
+def load(model: nn.Module, folder: str | Path, *, other_base: bool = False) -> None:
     """Put an adapter file into `model`; ranks follow the file.
 
     A plain model is adapted as the file says, and frozen but for the factors and the dense
     parameters in the file. In an adapted model the layers must be the same. Everything is checked
     first: after an error the model is unchanged.
 
+    An adapter is a difference to one base, and on another it is silently wrong, which no shape
+    tells. So a file holds some entries of each frozen weight, and another weight is an error, not
+    a warning that scrolls by. The same model in another precision is fine; a quantised one cannot
+    be compared and is taken as it is, like files from before there were these entries.
+
     Args:
         model: plain or adapted.
         folder: a folder with `adapter.safetensors`, or the file.
+        other_base: take the adapter to another base on purpose, such as one trained further.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: naming file and entry, if something is missing, unexpected, of the wrong shape,
-            not finite or not orthonormal, or the file is of another format or version.
+            not finite or not orthonormal, the file is of another format or version, or its
+            adapters were trained on another base.
     """
     document = read_document(_file(folder), format=FORMAT, version=VERSION)
     if document.content.get("layers") == {}:
@@ -78,8 +87,10 @@ def load(model: nn.Module, folder: str | Path) -> None:
     state = stored(document.path, document.tensors, document.content)
     if low_rank_layers(model):
         check_fits(model, state)
+        if not other_base:
+            check_base(state.path, state.fingerprints, fingerprints(model))
     else:
-        _adapt_as_stored_(model, state)
+        _adapt_as_stored_(model, state, other_base=other_base)
     put_(model, state)
 
 
@@ -88,7 +99,7 @@ def _file(folder: str | Path) -> Path:
     return path if path.suffix == ".safetensors" or path.is_file() else path / FILE_NAME
 
 
-def _adapt_as_stored_(model: nn.Module, state: Stored) -> None:
+def _adapt_as_stored_(model: nn.Module, state: Stored, *, other_base: bool) -> None:
     check_dense_fits(model, state)
     named = {name: layer for layer in parametric_layers(model) for name in layer.names}
     for name, entry in state.layers.items():
@@ -96,6 +107,9 @@ def _adapt_as_stored_(model: nn.Module, state: Stored) -> None:
     inside = [n for n in state.dense for layer in state.layers if n.startswith(f"{layer}.")]
     if inside:
         raise ValueError(f"{state.path}: parameter {inside[0]!r} belongs to a layer to be adapted")
+    if not other_base:
+        bases = {name: named[name].module for name in state.layers}
+        check_base(state.path, state.fingerprints, of_modules(bases))
     new: dict[str, nn.Module] = {}
     for name, entry in state.layers.items():
         layer = named[name]

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from rankwise.check.base import fingerprints
+from rankwise.io.fingerprint import from_entry, to_text
 from rankwise.numerics.factors import Factors, orthonormality_defect
+from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.numerics.tucker import Tucker
 from rankwise.surgery.layers import low_rank_layers
 
@@ -31,6 +34,8 @@ class StoredLayer(NamedTuple):
     scale: float
     has_base: bool
     kernel_size: tuple[int, ...] | None
+    fingerprint: Fingerprint | None
+    """Of the frozen weight that the adapter was trained on, if it has one that can be compared."""
 
 
 class Stored(NamedTuple):
@@ -41,6 +46,10 @@ class Stored(NamedTuple):
     dense: dict[str, Tensor]
     statistics: dict[str, Tensor]
 
+    @property
+    def fingerprints(self) -> dict[str, Fingerprint | None]:
+        return {name: layer.fingerprint for name, layer in self.layers.items() if layer.has_base}
+
 
 def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors by name, and the description that `stored` needs to read them back."""
@@ -49,6 +58,7 @@ def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]
     for name, layer in layers.items():
         tensors.update({join(name, key): t for key, t in layer.factors()._asdict().items()})
     dense, statistics = dense_trained(model), running_statistics(model)
+    marks = {name: to_text(mark) for name, mark in fingerprints(model).items() if mark is not None}
     described = {
         name: {
             "kind": _kind(layer.point_type),
@@ -56,6 +66,7 @@ def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]
             "shape": list(layer.shape),
             "base": layer.base is not None,
             **({} if layer.kernel_size is None else {"kernel_size": list(layer.kernel_size)}),
+            **({"fingerprint": marks[name]} if name in marks else {}),
         }
         for name, layer in layers.items()
     }
@@ -238,6 +249,7 @@ def _layer(
         float(scale),
         bool(entry.get("base", True)),
         None if kernel is None else tuple(kernel),
+        from_entry(path, name, entry),
     )
 
 

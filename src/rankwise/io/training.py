@@ -9,7 +9,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rankwise.check.base import fingerprints
 from rankwise.io.document import Document, read_document, write_document
+from rankwise.io.fingerprint import check_base
 from rankwise.io.random_state import random_state, set_random_state_
 from rankwise.io.state import check_fits, check_names, dense_trained, put_, stored, trained_tensors
 from rankwise.io.tree import flatten, unflatten
@@ -89,8 +91,8 @@ def load_training(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if file, model, optimizer and scheduler do not belong together. The model is
-            then unchanged.
+        ValueError: if file, model, optimizer and scheduler do not belong together, or the frozen
+            weights are not those of the run. The model is then unchanged.
     """
     document = read_document(_checked(path), format=FORMAT, version=VERSION)
     content = document.content
@@ -99,6 +101,7 @@ def load_training(
     if state.layers and not low_rank_layers(model):
         raise ValueError("the model has no low-rank layers; `adapt_` it, then make the optimizer")
     check_fits(model, state)
+    check_base(state.path, state.fingerprints, fingerprints(model))
     check_names(document.path, set(dense_trained(model)), set(state.dense), "dense parameter")
     tree = _tree(document)
     before = stored(document.path, *_copied(model))

@@ -7,10 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rankwise.nn.guard import guard
 from rankwise.nn.resize import set_factor_
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.manifold import TangentVector
 from rankwise.numerics.tucker import Tucker
+
+ORIGINAL = "unmerged_weight"
+"""Buffer of a merged layer: the weight of its base without the adapter."""
 
 
 class LowRankModule(nn.Module, ABC):
@@ -64,6 +68,19 @@ class LowRankModule(nn.Module, ABC):
         self.scale = float(scale)
         self.merged = False
         self.register_load_state_dict_pre_hook(_resize_to_checkpoint)
+        guard(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        guard(self)
+
+    @property
+    def frozen(self) -> Tensor | None:
+        """The weight of the base as it is without the adapter, merged or not; None without base."""
+        if self.base is None:
+            return None
+        weight = getattr(self, ORIGINAL, getattr(self.base, "weight", None))
+        return weight if isinstance(weight, Tensor) else None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The optimizer: factors on their manifolds of low rank, everything else by AdamW."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,18 @@ from rankwise.optim.trust import Trust
 from rankwise.optim.update_rule import State, UpdateRule
 
 DEFAULT_MAX_STEP = 0.002
+COPIED = (
+    "layers",
+    "rule",
+    "rank_rule",
+    "integrator",
+    "control",
+    "conditioning",
+    "steps",
+    "skipped",
+    "_model",
+)
+"""Attributes beyond torch's that a copy of an optimizer has."""
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -75,7 +87,10 @@ class Optimizer(torch.optim.Optimizer):
         layers: the low-rank layers that it trains, with their names.
         steps: number of steps taken.
         skipped: number of steps skipped for a non-finite gradient.
+        trains_factors: True; `rankwise.nn.guard` lets no optimizer without it step factors.
     """
+
+    trains_factors: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -126,11 +141,25 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(param_groups(model, self.layers, groups), defaults)
         for group in self.param_groups:
             check_options(group)
-        self._versions: dict[str, Version] = {}
         self._model = model
+        self._attach()
+
+    def _attach(self) -> None:
+        """Make the layers this optimizer's own."""
+        self._versions: dict[str, Version] = {}
         several = self.integrator.same_matrix and self.integrator.points > 1
         self._batches = Batches(self.layers if several else [])
         claim(self, self.layers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), **{name: vars(self)[name] for name in COPIED}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, which trains the copy of the model that comes with it: copy both at once."""
+        super().__setstate__(state)
+        # Torch's `load_state_dict` passes here too, with nothing but tensors and groups.
+        if "layers" in state:
+            self._attach()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -162,11 +191,11 @@ class Optimizer(torch.optim.Optimizer):
         self.steps += 1
         self._retract(moving, gradients, ends)
         record(self.layers, self._versions)
-        self._batches.clear()
         factors = self._factors()
         for group in self.param_groups:
             dense = [p for p in group["params"] if id(p) not in factors]
             self.control.dense_step_(dense, self.state, group)
+        self._clear()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -176,8 +205,15 @@ class Optimizer(torch.optim.Optimizer):
 
     def _skip(self, loss: Any) -> Any:
         self.skipped += 1
-        self._batches.clear()
+        self._clear()
         return loss
+
+    def _clear(self) -> None:
+        """Forget what this step has used up."""
+        self._batches.clear()
+        if not self.integrator.same_matrix:
+            # They are those of the last point; the closure computes the next ones.
+            self.zero_grad()
 
     def _gradients(self) -> Iterator[Tensor]:
         for group in self.param_groups:

@@ -25,6 +25,12 @@ def claim(optimizer: Any, layers: list[NamedLayer]) -> None:
         _owners[layer] = weakref.ref(optimizer)
 
 
+def owner_of(layer: LowRankModule) -> Any:
+    """The optimizer that was last made for `layer`; None if there is none or it is gone."""
+    owner = _owners.get(layer)
+    return None if owner is None else owner()
+
+
 def check_untouched(optimizer: Any, layers: list[NamedLayer], versions: dict[str, Version]) -> None:
     """ValueError if a layer has a newer owner, or its bases were changed and are no longer bases.
 

@@ -12,10 +12,10 @@ from rankwise.io.export_lora import LoraExport, export_lora
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rate_free import RateFree
 from rankwise.recipes.history import Line
-from rankwise.recipes.machine import peak_memory, versions
 from rankwise.recipes.options import FinetuneOptions
 from rankwise.recipes.ranks import chosen_rank_rule
 from rankwise.recipes.training import Run, warm_up_and_decay
+from rankwise.report.machine import peak_memory, versions
 
 FIGURE, LORA = "ranks.png", "lora"
 TAIL = 30

@@ -15,12 +15,13 @@ from rankwise.recipes.attack_options import DEFAULT_DATA, AttackOptions
 from rankwise.recipes.attacks import ATTACKS, budgets, check_classes
 from rankwise.recipes.comparison import score
 from rankwise.recipes.folder import METRICS, begin, prepared
-from rankwise.recipes.history import Watcher, finite
+from rankwise.recipes.history import Watcher
 from rankwise.recipes.images import Images, read_images
-from rankwise.recipes.machine import versions
 from rankwise.recipes.trained_victims import NAMES, discard, trained_victims
 from rankwise.recipes.victims import Subjects, Victim, read_subjects
 from rankwise.report.attack_figure import draw_attacks
+from rankwise.report.history import finite
+from rankwise.report.machine import versions
 from rankwise.report.markdown import markdown
 from rankwise.robust.certificate import certified_accuracy, certified_radius
 from rankwise.robust.condition_numbers import condition_numbers

@@ -26,12 +26,14 @@ from rankwise.recipes.cuts import Cut, make_cut
 from rankwise.recipes.examples import batch_at
 from rankwise.recipes.folder import METRICS, begin, prepared
 from rankwise.recipes.history import Line, Watcher
-from rankwise.recipes.machine import peak_memory, versions
 from rankwise.recipes.subject import Subject, healing_loss
 from rankwise.recipes.subjects import subject_for
-from rankwise.recipes.training import CHECKPOINT, HISTORY, Run, train, warm_up_and_decay
+from rankwise.recipes.training import CHECKPOINT, Run, train, warm_up_and_decay
 from rankwise.report.compression_figure import draw_compression
+from rankwise.report.history import HISTORY
+from rankwise.report.machine import peak_memory, versions
 from rankwise.report.markdown import markdown
+from rankwise.report.recorder import RUN
 from rankwise.surgery.factorize import factorize_, plan_factorize
 from rankwise.surgery.init import Random
 from rankwise.surgery.layers import low_rank_layers
@@ -67,7 +69,7 @@ def compress(asked: CompressOptions, watcher: Watcher) -> Outcome:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     original = subject.model.to(device)
     if not options.resume:
-        begin(options, (CUT, FACTORS, TABLE, FIGURE, PLAN, CHECKPOINT, HISTORY))
+        begin(options, (CUT, FACTORS, TABLE, FIGURE, PLAN, CHECKPOINT, HISTORY, RUN))
     cut, model = _cut_model(subject, original, options, watcher)
     history = _heal(subject, original, model, options, watcher)
     watcher.say("measuring")

@@ -38,8 +38,10 @@ from rankwise.recipes.language_job import finetune_language
 from rankwise.recipes.options import FinetuneOptions
 from rankwise.recipes.tables import read_dataset
 from rankwise.recipes.task import task_of
-from rankwise.recipes.training import CHECKPOINT, HISTORY, Run, train
+from rankwise.recipes.training import CHECKPOINT, Run, train
 from rankwise.report.figure import draw_run
+from rankwise.report.history import HISTORY
+from rankwise.report.recorder import RUN
 from rankwise.surgery.adapt import adapt_
 
 HEAD, LABELS = "head.safetensors", "labels.json"
@@ -83,7 +85,7 @@ def _finetune_classifier(options: FinetuneOptions, watcher: Watcher) -> Outcome:
     run = _run(options, pretrained, data)
     if not options.resume:
         shutil.rmtree(options.output / LORA, ignore_errors=True)
-        begin(options, (FIGURE, HEAD, LABELS, CHECKPOINT, HISTORY, FILE_NAME))
+        begin(options, (FIGURE, HEAD, LABELS, CHECKPOINT, HISTORY, RUN, FILE_NAME))
 
     def loss_at(step: int) -> Tensor:
         chosen = batch_at(step, count=len(data.train), batch_size=options.rows, seed=options.seed)

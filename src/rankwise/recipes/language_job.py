@@ -34,15 +34,17 @@ from rankwise.recipes.language import (
     samples,
 )
 from rankwise.recipes.language_data import LanguageData, language_data
-from rankwise.recipes.machine import versions
 from rankwise.recipes.memory import adapter_bytes, model_bytes, optimizer_bytes
 from rankwise.recipes.options import FinetuneOptions
 from rankwise.recipes.packing import check_apart
 from rankwise.recipes.quantise import quantise_
 from rankwise.recipes.samples import SAMPLES, sample_table, samples_page
 from rankwise.recipes.smollm2 import NAME, smollm2_folder
-from rankwise.recipes.training import CHECKPOINT, HISTORY, Run, train
+from rankwise.recipes.training import CHECKPOINT, Run, train
 from rankwise.report.figure import draw_run
+from rankwise.report.history import HISTORY
+from rankwise.report.machine import versions
+from rankwise.report.recorder import RUN
 from rankwise.surgery.adapt import adapt_
 
 
@@ -89,7 +91,7 @@ def finetune_language(options: FinetuneOptions, watcher: Watcher) -> Outcome:
     run = adapter_run(options, model, {"data": data.fingerprint()})
     if not options.resume:
         shutil.rmtree(options.output / LORA, ignore_errors=True)
-        begin(options, (FIGURE, SAMPLES, CHECKPOINT, HISTORY, FILE_NAME))
+        begin(options, (FIGURE, SAMPLES, CHECKPOINT, HISTORY, RUN, FILE_NAME))
 
     def loss_at(step: int) -> Tensor:
         chosen = batch_at(step, count=len(data.train), batch_size=options.rows, seed=options.seed)
@@ -216,8 +218,9 @@ def _write(
 
 def _keep_few_activations(model: Any) -> None:
     # Renamed in the course of transformers 5.
-    older = getattr(model, "gradient_checkpointing_enable", None)
-    getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
+    older = "gradient_checkpointing_enable"
+    newer = "activation_checkpointing_enable"
+    getattr(model, newer if hasattr(model, newer) else older)({"use_reentrant": False})
 
 
 def _device() -> str:

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from torch import nn
 
 from rankwise.optim.budget import Budget
-from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rank_rule import CycledRank
 from rankwise.optim.tolerance import Tolerance
 from rankwise.surgery.factorize import plan_factorize
@@ -72,15 +71,6 @@ def rank_rule(start: Start, steps: int, tolerance: float | None) -> CycledRank:
         return Tolerance(rtol=tolerance, every=every)
     cycles = max(1, steps // (2 * every))
     return Budget(parameters=start.budget, every=every, keep=min(KEEP, START ** (-1 / cycles)))
-
-
-def parameters(optimizer: Optimizer) -> int:
-    """Of the whole network in the form that runs: thin layers, or dense where that is less."""
-    layers = [layer for _, layer in optimizer.layers]
-    factors = {id(p) for layer in layers for p in layer.factor_parameters()}
-    owned = (p for group in optimizer.param_groups for p in group["params"])
-    dense = sum(p.numel() for p in owned if id(p) not in factors)
-    return dense + sum(min(layer.thin_numel, layer.dense_numel) for layer in layers)
 
 
 def _cost(shape: Shape) -> int:

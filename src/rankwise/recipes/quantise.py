@@ -7,6 +7,7 @@ training nor in evaluation. bitsandbytes' own eight bits round inputs too, in ev
 import logging
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,12 +52,13 @@ def _eight(model: nn.Module, names: Sequence[str], device: str) -> None:
 def _four(model: nn.Module, names: Sequence[str], device: str) -> None:
     import bitsandbytes
 
+    library: Any = bitsandbytes.nn
     # It reports on each start that an optional package with faster kernels is not there.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for name in names:
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        new = bitsandbytes.nn.Linear4bit(
+        new = library.Linear4bit(
             layer.in_features,
             layer.out_features,
             layer.bias is not None,

@@ -17,12 +17,14 @@ from rankwise.recipes.comparison import measured, score, table_of
 from rankwise.recipes.folder import METRICS, begin, prepared
 from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.images import Images, read_images, rows_at
-from rankwise.recipes.low_rank_start import parameters
-from rankwise.recipes.machine import peak_memory, versions
 from rankwise.recipes.train_options import TrainOptions
-from rankwise.recipes.training import CHECKPOINT, HISTORY, Run, train
+from rankwise.recipes.training import CHECKPOINT, Run, train
 from rankwise.recipes.twins import DENSE, Twins, runs_of, twins_for
+from rankwise.report.history import HISTORY
+from rankwise.report.machine import peak_memory, versions
 from rankwise.report.markdown import markdown
+from rankwise.report.recorder import RUN
+from rankwise.report.size import trained_parameters
 from rankwise.report.train_figure import draw_training
 
 MODEL, TABLE, FIGURE, LABELS = "model.safetensors", "table.md", "run.png", "labels.json"
@@ -53,7 +55,7 @@ def train_classifier(asked: TrainOptions, watcher: Watcher) -> Outcome:
     runs = runs_of(twins, options, data)
     if not options.resume:
         shutil.rmtree(options.output / DENSE, ignore_errors=True)
-        begin(options, (MODEL, TABLE, FIGURE, LABELS, CHECKPOINT, HISTORY))
+        begin(options, (MODEL, TABLE, FIGURE, LABELS, CHECKPOINT, HISTORY, RUN))
     histories = _train_all(runs, options, data, watcher)
     watcher.say("measuring")
     metrics = _metrics(options, runs, histories, twins, data)
@@ -105,7 +107,7 @@ def _metrics(
     write_tensors(files["dense"], twins.dense.state_dict(), {})
     save(twins.low_rank, files["low_rank"])
     found = measured({"dense": twins.dense, "low_rank": twins.low_rank}, data, files)
-    total, end = sum(p.numel() for p in twins.dense.parameters()), parameters(optimizer)
+    total, end = sum(p.numel() for p in twins.dense.parameters()), trained_parameters(optimizer)
     found["dense"] |= {"parameters": total, "factorised": start.weights}
     found["low_rank"] |= {"parameters": end, "factorised": end - (total - start.weights)}
     for name, run in runs.items():

@@ -16,13 +16,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from rankwise.io.training import load_training, save_training
 from rankwise.optim.layers import numbers_held
 from rankwise.optim.optimizer import Optimizer
-from rankwise.recipes.history import Line, append_line, finite, truncate_history
-from rankwise.robust.condition_numbers import conditions_of
+from rankwise.report.history import Line
+from rankwise.report.recorder import Recorder
 
 CHECKPOINT = "checkpoint.safetensors"
-HISTORY = "history.jsonl"
-CONDITION_EVERY = 25
-"""Steps between two lines of the history that tell the layers' condition numbers."""
 
 
 class Interrupted(Exception):
@@ -75,45 +72,32 @@ def train(
 
     Raises Interrupted after SIGINT or SIGTERM, between two steps, with the state saved.
     """
-    history = _restored(run) if resume else []
+    recorder = Recorder(run.files, run.optimizer, parameters=run.parameters)
+    history = recorder.resume(_restored(run)) if resume else []
     for line in history:
         report(line)
     run.enter(run.model)
     with _asked_to_stop() as asked:
         for step in range(len(history) + 1, run.steps + 1):
-            line = _step(run, loss_at, step)
-            if run.optimizer.layers and (step % CONDITION_EVERY == 0 or step == run.steps):
-                line["condition"] = finite(conditions_of(run.optimizer.layers))
-            append_line(run.files / HISTORY, line)
+            line = _step(run, loss_at, step, recorder)
             history.append(line)
             report(line)
             if step % run.save_every == 0 or step == run.steps or asked():
                 _save(run, step)
             if asked():
                 raise Interrupted(step, run.folder)
+    history[-1] |= recorder.close() or {}
     return history
 
 
-def _step(run: Run, loss_at: Callable[[int], Tensor], step: int) -> Line:
+def _step(run: Run, loss_at: Callable[[int], Tensor], step: int, recorder: Recorder) -> Line:
     start = time.perf_counter()
-    lr = run.optimizer.param_groups[-1]["lr"]
     loss = loss_at(step - 1)
     run.optimizer.zero_grad()
     loss.backward()
-    norm = run.optimizer.gradient_norm()
     run.optimizer.step()
     run.scheduler.step()
-    seconds = time.perf_counter() - start
-    ranks = [rank for _, layer in run.optimizer.layers for rank in layer.ranks]
-    return {
-        "step": step,
-        "loss": loss.item(),
-        "lr": lr,
-        "mean_rank": sum(ranks) / max(1, len(ranks)),
-        "parameters": run.parameters(run.optimizer),
-        "gradient_norm": norm.item(),
-        "seconds": seconds,
-    }
+    return recorder.step(loss.detach(), time.perf_counter() - start)
 
 
 def _save(run: Run, step: int) -> None:
@@ -126,7 +110,8 @@ def _save(run: Run, step: int) -> None:
     )
 
 
-def _restored(run: Run) -> list[Line]:
+def _restored(run: Run) -> int:
+    """The step after which the run goes on; model, optimizer and schedule are as they were."""
     path = run.files / CHECKPOINT
     if not path.exists():
         raise ValueError(
@@ -141,7 +126,8 @@ def _restored(run: Run) -> list[Line]:
         torch.set_rng_state(random_state)
         changed = [k for k, v in run.identity.items() if progress["identity"].get(k) != v]
         raise ValueError(f"{path}: the run was started with other {' and '.join(changed)}")
-    return truncate_history(run.files / HISTORY, progress["step"])
+    step: int = progress["step"]
+    return step
 
 
 @contextmanager

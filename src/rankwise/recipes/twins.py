@@ -14,10 +14,11 @@ from rankwise.io.state import dense_trained
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rate_free import RateFree
 from rankwise.recipes.images import Images
-from rankwise.recipes.low_rank_start import Start, parameters, rank_rule, start_for
+from rankwise.recipes.low_rank_start import Start, rank_rule, start_for
 from rankwise.recipes.networks import BUILT_IN, network
 from rankwise.recipes.train_options import TrainOptions
 from rankwise.recipes.training import Run, warm_up_and_decay
+from rankwise.report.size import trained_parameters
 from rankwise.surgery.factorize import factorize_
 from rankwise.surgery.init import Random
 
@@ -67,7 +68,7 @@ def runs_of(twins: Twins, options: TrainOptions, data: Images) -> dict[str, Run]
         scheduler = LambdaLR(optimizer, warm_up_and_decay(steps))
         return Run(
             model, optimizer, scheduler, options.output, steps, options.save_every, identity,
-            part=part, parameters=parameters,
+            part=part, parameters=trained_parameters,
         )  # fmt: skip
 
     runs = {"low_rank": run(twins.low_rank, _optimizer(twins, options, steps), "")}

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from rankwise.nn.base import is_plain, is_transposed
 from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import ORIGINAL
 from rankwise.surgery.layers import factored_layers, replace_
 from rankwise.surgery.select import listing
-
-ORIGINAL = "unmerged_weight"
 
 
 def merge_(model: nn.Module, *, final: bool = False) -> None:

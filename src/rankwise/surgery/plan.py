@@ -91,7 +91,7 @@ def plan(
     Args:
         model: any model.
         rank: of every adapted layer, >= 1; at most min(out, in) of a layer is used.
-        select: which linear layers, see `rankwise.surgery.select`; None for all.
+        select: which linear layers, as in `adapt_`; None for all.
         exclude: which of these not.
         min_features: layers with min(out, in) below this are left out.
         train: names of modules or parameters that train densely, beside the factors.

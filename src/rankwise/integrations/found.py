@@ -1,0 +1,33 @@
+"""The optimizer inside what a framework makes of it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from rankwise.optim.layers import trainable_layers
+from rankwise.optim.optimizer import Optimizer
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """What is inside the wrappers of accelerate and Lightning."""
+    while (inner := getattr(optimizer, "optimizer", None)) is not None:
+        optimizer = inner
+    return optimizer
+
+
+def rankwise_optimizers(model: nn.Module, optimizers: Iterable[Any], write: str) -> list[Optimizer]:
+    """Those of `optimizers` that are rankwise's.
+
+    Raises ValueError, saying what to `write`, if there is none although factors of `model` train.
+    """
+    inside = [unwrapped(optimizer) for optimizer in optimizers]
+    found = [optimizer for optimizer in inside if isinstance(optimizer, Optimizer)]
+    layers = trainable_layers(model)
+    if layers and not found:
+        kinds = ", ".join(type(optimizer).__name__ for optimizer in inside) or "no optimizer"
+        raise ValueError(
+            f"the model trains {len(layers)} low-rank layers ({layers[0].name!r}, ...), which only "
+            f"rankwise.Optimizer can do, and the trainer has {kinds}: {write}"
+        )
+    return found

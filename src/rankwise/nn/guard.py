@@ -1,0 +1,83 @@
+"""Keeps stock optimizers and averages away from factors, in any training loop.
+
+Both hooks are torch's own, for all optimizers and all modules. They are registered with the first
+low-rank layer, and cost a step of an optimizer that has been looked at one comparison.
+"""
+
+import functools
+import weakref
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.swa_utils import AveragedModel
+
+
+class Held(NamedTuple):
+    """What an optimizer held when it was last looked at."""
+
+    sizes: list[int]
+    """Of its groups."""
+    factors: list[tuple[Tensor, str]]
+    """Factors among its parameters, and what they are; most often none."""
+
+
+_Held: TypeAlias = "weakref.WeakKeyDictionary[Optimizer, Held]"
+_layers: "weakref.WeakSet[Any]" = weakref.WeakSet()
+_held: _Held = weakref.WeakKeyDictionary()
+
+
+def guard(layer: Any) -> None:
+    """From now on, let no stock optimizer step the factors of this low-rank layer."""
+    _layers.add(layer)
+    _register()
+
+
+@functools.cache
+def _register() -> None:
+    register_optimizer_step_pre_hook(_before_step)
+    register_module_module_registration_hook(_before_registration)
+
+
+def _before_step(optimizer: Optimizer, *_: Any) -> None:
+    if getattr(type(optimizer), "trains_factors", False):
+        return
+    held, sizes = _held.get(optimizer), [len(group["params"]) for group in optimizer.param_groups]
+    if held is None or held.sizes != sizes:
+        # Parameters of layers are kept when ranks change, so this is seldom.
+        held = _held[optimizer] = Held(sizes, _factors_of(optimizer))
+    for parameter, what in held.factors:
+        if parameter.requires_grad or parameter.grad is not None:
+            raise ValueError(
+                f"{type(optimizer).__name__} must not step the factors of low-rank layers, and it "
+                f"holds {what}: their `.grad` is a tangent gradient, and bases have to stay "
+                "orthonormal. Train the model by `rankwise.Optimizer(model)`, which takes AdamW "
+                "steps for everything else, or give this optimizer the other parameters only"
+            )
+
+
+def _factors_of(optimizer: Optimizer) -> list[tuple[Tensor, str]]:
+    if any(getattr(type(part), "trains_factors", False) for part in vars(optimizer).values()):
+        return []  # It wraps one that is made for factors.
+    known = {
+        id(getattr(layer, name)): f"{name} {tuple(getattr(layer, name).shape)} of a "
+        f"{type(layer).__name__}"
+        for layer in _layers
+        for name in layer.point_type._fields
+    }
+    held = (p for group in optimizer.param_groups for p in group["params"])
+    return [(p, known[id(p)]) for p in held if id(p) in known]
+
+
+def _before_registration(parent: nn.Module, name: str, child: nn.Module | None) -> None:
+    if isinstance(parent, AveragedModel) and child is not None:
+        trained = [m for m in child.modules() if m in _layers and m.U.requires_grad]
+        if trained:
+            raise ValueError(
+                f"AveragedModel averages parameters one by one, and the mean of two bases of a "
+                f"{type(trained[0]).__name__} is no basis: the averaged model would be wrong. "
+                "Average what comes of it, e.g. `merge_(copy, final=True)` or `densify_(copy)` of "
+                "a copy at each time, or leave averaging out"
+            )

@@ -1,0 +1,100 @@
+"""A few numbers by which a large matrix is known again, also after rounding to a shorter type.
+
+A hash would change with every rounding, and a model is trained in float32 and served in bfloat16.
+So the mark is a sample of the entries themselves: it tells a copy in another precision, whose
+entries differ by rounding and no more, from other weights, and by how much those differ.
+"""
+
+from enum import Enum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SIZE = 64
+GOLDEN = 0.6180339887498949
+"""`frac(i * GOLDEN)` spreads evenly over (0, 1) for any number of points (Weyl, 1916); equal
+strides would often fall into a single column."""
+PRECISIONS: tuple[tuple[torch.dtype, float], ...] = (
+    (torch.bfloat16, 2.0**-8),
+    (torch.float16, 2.0**-11),
+)
+"""Shorter types with their unit roundoff."""
+SMALLEST = 2.0**-24
+"""Spacing of float16 near zero, where rounding is absolute."""
+
+
+class Likeness(Enum):
+    """What two samples say of the matrices that they are from."""
+
+    SAME = "the same"
+    ROUNDED = "the same in another precision"
+    OTHER = "another"
+
+
+class Fingerprint(NamedTuple):
+    """Entries of a matrix at `SIZE` places (all of a smaller one), float32 on the CPU."""
+
+    values: Tensor
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square: `||W||_F / sqrt(numel)`, to about a tenth."""
+        return float(self.values.square().mean().sqrt())
+
+
+def fingerprint(W: Tensor) -> Fingerprint | None:
+    """The fingerprint of `W`, of any shape; one copy of `SIZE` numbers from its device.
+
+    None where entries cannot be compared: a quantised or sharded tensor (integers, one byte a
+    number, a subclass of Tensor), a meta tensor, an empty one.
+    """
+    plain = type(W) in (Tensor, torch.nn.Parameter) and not W.is_meta and not W.is_sparse
+    if not plain or not W.is_floating_point() or W.element_size() < 2 or W.numel() == 0:
+        return None
+    columns = W.shape[-1] if W.ndim else 1
+    rows = W.detach().reshape(-1, columns) if W.ndim != 2 else W.detach()
+    at = torch.tensor(places(W.numel()), device=W.device)
+    return Fingerprint(rows[at // columns, at % columns].float().cpu())
+
+
+def places(count: int) -> list[int]:
+    """Which entries of `count` are taken, counted by rows."""
+    if count <= SIZE:
+        return list(range(count))
+    return [int((i * GOLDEN % 1.0) * count) for i in range(SIZE)]
+
+
+def likeness(a: Fingerprint, b: Fingerprint) -> Likeness:
+    """Whether `a` and `b` are of one matrix.
+
+    Samples of one precision must agree to the last bit; of two, within the rounding of both.
+    """
+    if a.values.shape != b.values.shape:
+        return Likeness.OTHER
+    if torch.equal(a.values, b.values):
+        return Likeness.SAME
+    first, second = _roundoff(a.values), _roundoff(b.values)
+    if first == second:
+        return Likeness.OTHER
+    largest = torch.maximum(a.values.abs(), b.values.abs())
+    allowed = (first + second) * largest + SMALLEST
+    within = (a.values - b.values).abs() <= allowed
+    return Likeness.ROUNDED if bool(within.all()) else Likeness.OTHER
+
+
+def difference(a: Fingerprint, b: Fingerprint) -> float:
+    """`||A - B|| / ||A||` over the sample; sqrt(2) for matrices that have nothing in common."""
+    if a.values.shape != b.values.shape:
+        return float("inf")
+    norm = torch.linalg.vector_norm(a.values)
+    distance = torch.linalg.vector_norm(a.values - b.values)
+    return float(distance / norm) if norm > 0 else float("inf")
+
+
+def _roundoff(values: Tensor) -> float:
+    """Of the shortest type that holds all of `values`; 0 for float32."""
+    for dtype, unit in PRECISIONS:
+        if torch.equal(values.to(dtype).float(), values):
+            return unit
+    return 0.0

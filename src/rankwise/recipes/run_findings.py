@@ -1,0 +1,293 @@
+"""What a run folder, an adapter, or a record of losses tells, file by file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from rankwise.check.base import base_finding, compared
+from rankwise.check.curve import Line, RuleText, curve_findings, rank_bounds, rule_text
+from rankwise.check.finding import Finding, fault, fine, some, warning
+from rankwise.check.weights import Weight, weights_findings
+from rankwise.io.checkpoint import FILE_NAME
+from rankwise.io.export_lora import CONFIG, WEIGHTS
+from rankwise.recipes.base_files import base_weights
+from rankwise.recipes.folder import METRICS, OPTIONS
+from rankwise.recipes.weight_files import (
+    WeightFile,
+    format_of,
+    read_json,
+    read_lora,
+    read_weights,
+)
+
+HISTORY, RUN, LORA = "history.jsonl", "run.json", "lora"
+WEIGHT_FILES = (FILE_NAME, "model.safetensors", "factors.safetensors", "checkpoint.safetensors")
+"""Where the weights of the end are, the best place first."""
+COMMANDS = {"eval_fraction": "finetune", "heal_steps": "compress", "surrogate": "attack"}
+"""An option that one command alone has."""
+STEPS = ("steps", "heal_steps")
+PLAIN_RULES = ("SGD", "HeavyBall", "sgd", "heavy-ball")
+
+
+class Folder(NamedTuple):
+    """What could be read of a run."""
+
+    path: Path
+    options: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    run: Mapping[str, Any]
+    """What a recorder has written at the start."""
+    history: list[Line]
+    file: WeightFile | None
+    damaged: tuple[str, ...]
+
+    @property
+    def rule(self) -> RuleText | None:
+        text = self.metrics.get("rank_rule") or self._parts.get("rank_rule")
+        return rule_text(text) if isinstance(text, str) else None
+
+    @property
+    def relative(self) -> bool:
+        """Whether the learning rate is a relative change of weights."""
+        text = self.metrics.get("rule") or self._parts.get("rule") or self.options.get("rule") or ""
+        ours = bool(self.options or self.metrics.get("versions") or self.run)
+        return ours and not str(text).startswith(PLAIN_RULES)
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.metrics) or self.run.get("finished") is True
+
+    @property
+    def _parts(self) -> Mapping[str, Any]:
+        parts = self.run.get("optimizer")
+        return parts if isinstance(parts, dict) else {}
+
+
+def findings_of(path: Path, base: str | None = None) -> list[Finding]:
+    """Everything that can be said of what lies at `path`.
+
+    Args:
+        path: folder of a run or of an adapter, its history, or a file of weights.
+        base: the model under the adapter, see `base_weights`.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: if it is nothing that can be examined.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    if path.is_file() and path.suffix == ".safetensors":
+        return _file_findings(path, base)
+    if path.is_file():
+        lines, flaw = read_lines(path)
+        return [_files_finding([path.name], [flaw] if flaw else []), *curve_findings(lines)]
+    if (path / CONFIG).exists():
+        return _lora_findings(path, base)
+    return _folder_findings(read_folder(path), base)
+
+
+def read_folder(path: Path) -> Folder:
+    """Everything in the folder of a run that can be read, and the names of what cannot."""
+    known = [n for n in (OPTIONS, METRICS, RUN, HISTORY, *WEIGHT_FILES) if (path / n).exists()]
+    if not known:
+        inside = sorted(p.parent.name for p in path.glob(f"*/{HISTORY}"))
+        hint = f"; examine one of {', '.join(inside)} in it" if inside else ""
+        raise ValueError(f"{path} holds neither a run nor an adapter{hint}")
+    damaged: list[str] = []
+    objects: dict[str, Mapping[str, Any]] = {}
+    for name in (OPTIONS, METRICS, RUN):
+        objects[name] = {}
+        if (path / name).exists():
+            try:
+                objects[name] = read_json(path / name)
+            except ValueError as error:
+                damaged.append(str(error))
+    lines, flaw = read_lines(path / HISTORY) if (path / HISTORY).exists() else ([], "")
+    damaged += [flaw] if flaw else []
+    file, flaws = _best_weights(path)
+    damaged += flaws
+    return Folder(
+        path, objects[OPTIONS], objects[METRICS], objects[RUN], lines, file, tuple(damaged)
+    )
+
+
+def read_lines(path: Path) -> tuple[list[Line], str]:
+    """The lines of a history up to a broken one, and what is wrong, or "".
+
+    A last line without its end is what a crash leaves, and no damage.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    whole = text.splitlines()
+    lines: list[Line] = []
+    for number, entry in enumerate(whole, 1):
+        try:
+            line = json.loads(entry)
+            float("inf" if line["loss"] is None else line["loss"])
+            lines.append(line)
+        except (ValueError, KeyError, TypeError):
+            cut_off = number == len(whole) and not text.endswith("\n")
+            return lines, "" if cut_off else f"{path}: line {number} is not a step with a loss"
+    return lines, ""
+
+
+def _best_weights(path: Path) -> tuple[WeightFile | None, list[str]]:
+    """Opens all files; the weights of the first that has any, and the flaws of all."""
+    best: WeightFile | None = None
+    flaws: list[str] = []
+    for name in WEIGHT_FILES:
+        if (path / name).exists():
+            try:
+                if format_of(path / name) is not None:
+                    best = best or read_weights(path / name)
+            except ValueError as error:
+                flaws.append(str(error))
+    for other in sorted(path.glob("*.safetensors")):
+        if other.name not in WEIGHT_FILES:
+            try:
+                format_of(other)
+            except ValueError as error:
+                flaws.append(str(error))
+    return best, flaws
+
+
+def _folder_findings(folder: Folder, base: str | None) -> list[Finding]:
+    names = [p.name for p in sorted(folder.path.iterdir()) if p.suffix in (".json", ".safetensors")]
+    found = [_files_finding(names, list(folder.damaged))]
+    found += _complete(folder)
+    found += curve_findings(
+        folder.history,
+        rule=folder.rule,
+        relative=folder.relative,
+        skipped=folder.metrics.get("skipped_steps"),
+        fits_already="heal_steps" in folder.options,
+    )
+    if folder.file is not None:
+        found += _weight_findings(folder.file, base)
+        found += rank_bounds(folder.file.weights, folder.rule) if folder.complete else []
+        found += _export(folder.path, folder.file)
+    return found
+
+
+def _file_findings(path: Path, base: str | None) -> list[Finding]:
+    try:
+        file = read_weights(path)
+    except ValueError as error:
+        return [_files_finding([path.name], [str(error)])]
+    return [_files_finding([path.name], []), *_weight_findings(file, base)]
+
+
+def _lora_findings(folder: Path, base: str | None) -> list[Finding]:
+    try:
+        file = read_lora(folder)
+    except ValueError as error:
+        return [_files_finding([WEIGHTS], [str(error)])]
+    return [_files_finding([CONFIG, WEIGHTS], []), *_weight_findings(file, base)]
+
+
+def _files_finding(names: list[str], damaged: list[str]) -> Finding:
+    if damaged:
+        return fault(
+            "files",
+            "; ".join(damaged),
+            "take a copy, or an earlier checkpoint; files of rankwise appear whole or not at all, "
+            "so a copy or a disk has cut it",
+        )
+    return fine("files", f"{len(names)} can be read")
+
+
+def _complete(folder: Folder) -> list[Finding]:
+    name = "complete run"
+    if not folder.options and not folder.run:
+        return []
+    if folder.complete:
+        return [fine(name, f"{len(folder.history)} steps")]
+    options = folder.options
+    asked = next((options[key] for key in STEPS if isinstance(options.get(key), int)), None)
+    taken = f"{len(folder.history)} steps" + (f" of {asked}" if asked else "")
+    command = next((c for key, c in COMMANDS.items() if key in options), "train")
+    if not options:
+        mend = "`load_training` puts it back where `save_training` left it, then go on"
+    elif (folder.path / "checkpoint.safetensors").exists():
+        mend = f"rankwise {command} --resume --output {folder.path}"
+    else:
+        mend = f"it has no checkpoint: rankwise {command} --overwrite --output {folder.path}"
+    return [warning(name, f"stopped after {taken}, or is still running", mend)]
+
+
+def _weight_findings(file: WeightFile, base: str | None) -> list[Finding]:
+    weights, found = dict(file.weights), []
+    if base is not None and any(w.has_base for w in weights.values()):
+        there = base_weights(base, {n: w for n, w in weights.items() if w.has_base})
+        weights |= {n: weights[n]._replace(base_norm=b.norm) for n, b in there.items()}
+        found.append(_base(file, weights, {n: b.mark for n, b in there.items()}, base))
+    checked = list(weights_findings(weights))
+    bad = any(f.mend for f in checked if f.name in ("finite factors", "orthonormal bases"))
+    if file.flaw and not bad:
+        found.append(_files_finding([], [file.flaw]))
+    return found + checked
+
+
+def _base(
+    file: WeightFile, weights: dict[str, Weight], there: dict[str, Any], base: str
+) -> Finding:
+    adapters = [n for n, w in weights.items() if w.has_base]
+    missing = [n for n in adapters if n not in there]
+    if missing:
+        return fault(
+            "base",
+            f"{base} has no weight of the right shape for {len(missing)} of {len(adapters)} "
+            f"adapted layers: {some(missing)}",
+            "name the model that the adapter was trained on",
+        )
+    return base_finding(compared(file.marks, there))
+
+
+def _export(path: Path, file: WeightFile) -> list[Finding]:
+    """Whether a LoRA export beside the adapter lacks something that was trained."""
+    name, folder = "export", path / LORA
+    if not (folder / CONFIG).exists():
+        return []
+    try:
+        exported = read_lora(folder).weights
+    except ValueError as error:
+        return [_files_finding([], [str(error)])]
+    ends = tuple(f".{n}" for n in exported)
+    lacking = [
+        n for n, w in file.weights.items()
+        if w.has_base and bool(w.point[1].any()) and n not in exported and not n.endswith(ends)
+    ]  # fmt: skip
+    if lacking:
+        return [
+            fault(
+                name,
+                f"{LORA}/ lacks {len(lacking)} trained layers: {some(lacking)}",
+                "export again, `rankwise.export_lora(model, folder)`",
+            )
+        ]
+    homeless = sorted(set(file.dense) - _kept_beside(path))
+    if homeless:
+        return [
+            warning(
+                name,
+                f"{LORA}/ cannot hold {len(homeless)} densely trained parameters: {some(homeless)}",
+                "LoRA holds adapters only: take along the adapter file, or save these parameters "
+                "beside the export",
+            )
+        ]
+    return [fine(name, f"{LORA}/ holds all {len(exported)} trained layers")]
+
+
+def _kept_beside(path: Path) -> set[str]:
+    """Names of tensors in plain files beside the adapter, such as those of a head."""
+    kept: set[str] = set()
+    for file in (*path.glob("*.safetensors"), *(path / LORA).glob("*.safetensors")):
+        if file.name not in (*WEIGHT_FILES, WEIGHTS):
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    kept.update(opened.keys())
+            except SafetensorError:
+                continue  # Told among the damaged files.
+    return kept

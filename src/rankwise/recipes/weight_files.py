@@ -1,0 +1,163 @@
+"""Reading what a file says of low-rank weights, sound or not, for an examination.
+
+`rankwise.load` refuses a file at its first flaw. Here flaws are wanted: what cannot be read at all
+is a ValueError, everything else is for the checks.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rankwise.check.weights import Weight
+from rankwise.io import checkpoint, training
+from rankwise.io.document import METADATA_KEY, Document, read_document
+from rankwise.io.export_lora import CONFIG, WEIGHTS
+from rankwise.io.fingerprint import from_entry
+from rankwise.io.state import KINDS, join, stored
+from rankwise.numerics.factors import Factors
+from rankwise.numerics.fingerprint import Fingerprint
+
+FORMATS = {checkpoint.FORMAT: checkpoint.VERSION, training.FORMAT: training.VERSION}
+
+
+class WeightFile(NamedTuple):
+    """What a file holds."""
+
+    path: Path
+    weights: dict[str, Weight]
+    marks: dict[str, Fingerprint | None]
+    """Of the frozen weights that the adapters are for; None where the file does not tell."""
+    dense: tuple[str, ...] = ()
+    """Parameters that were trained densely."""
+    flaw: str = ""
+    """Why `rankwise.load` would refuse it, or ""."""
+
+
+def format_of(path: Path) -> str | None:
+    """The format that the metadata names; None for a safetensors file that is not rankwise's.
+
+    Raises ValueError for a file that is not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    if text is None:
+        return None
+    try:
+        return str(json.loads(text)["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: {METADATA_KEY!r} in the metadata is broken: {error}") from error
+
+
+def read_weights(path: Path) -> WeightFile:
+    """An adapter file, or the state of a training; ValueError for any other file."""
+    named = format_of(path)
+    if named not in FORMATS:
+        raise ValueError(f"{path} holds no low-rank weights of rankwise")
+    document = read_document(path, format=named, version=FORMATS[named])
+    if named == checkpoint.FORMAT:
+        return _weights(path, document.tensors, document.content)
+    content = document.content.get("model")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: the metadata does not describe a model")
+    return _weights(path, _model_part(document), content)
+
+
+def _model_part(document: Document) -> dict[str, Tensor]:
+    prefix = training.MODEL_PREFIX
+    return {
+        name.removeprefix(prefix): t
+        for name, t in document.tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _weights(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> WeightFile:
+    weights: dict[str, Weight] = {}
+    marks: dict[str, Fingerprint | None] = {}
+    try:
+        for name, entry in content["layers"].items():
+            kind = KINDS[entry.get("kind", "matrix")]
+            point = kind(*(tensors[join(name, field)] for field in kind._fields))
+            based = bool(entry.get("base", True))
+            mark = from_entry(path, name, entry)
+            norm = None if mark is None else mark.rms * math.sqrt(math.prod(point.shape))
+            weights[name] = Weight(point, float(entry["scale"]), based, norm)
+            if based:
+                marks[name] = mark
+        dense = tuple(map(str, content["dense"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: an entry is missing or broken: {error}") from error
+    return WeightFile(path, weights, marks, dense, _flaw(path, tensors, content))
+
+
+def _flaw(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> str:
+    try:
+        stored(path, tensors, content)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def read_lora(folder: Path) -> WeightFile:
+    """A folder of PEFT's with LoRA, each `scale * B A` as factors.
+
+    Raises ValueError if it cannot be read, is of another method, or lacks one of a pair.
+    """
+    config, path = read_json(folder / CONFIG), folder / WEIGHTS
+    if config.get("peft_type") != "LORA":
+        raise ValueError(
+            f"{folder / CONFIG} is of the method {config.get('peft_type')!r}, not LORA"
+        )
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {WEIGHTS}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    weights: dict[str, Weight] = {}
+    for key, A in tensors.items():
+        name, found, _ = key.partition(".lora_A.")
+        if found:
+            B = tensors.get(key.replace(".lora_A.", ".lora_B."))
+            if B is None or A.ndim != 2 or B.ndim != 2 or B.shape[1] != A.shape[0]:
+                raise ValueError(f"{path}: {key} has no lora_B that fits")
+            name = name.removeprefix("base_model.model.")
+            weights[name] = Weight(_factors(A, B), _lora_scale(config, A.shape[0]), True)
+    if not weights:
+        raise ValueError(f"{path} has no pair of lora_A and lora_B")
+    return WeightFile(path, weights, dict.fromkeys(weights))
+
+
+def _factors(A: Tensor, B: Tensor) -> Factors:
+    """`B A` with orthonormal bases; as it is where it is not finite."""
+    A, B = A.double(), B.double()
+    if not bool(A.isfinite().all() and B.isfinite().all()):
+        return Factors(B, torch.eye(A.shape[0], dtype=A.dtype), A.mT)
+    (U, R), (V, T) = torch.linalg.qr(B), torch.linalg.qr(A.mT)
+    return Factors(U, R @ T.mT, V)
+
+
+def _lora_scale(config: dict[str, Any], rank: int) -> float:
+    """`alpha / r`; patterns for single layers do not matter for an order of magnitude."""
+    alpha, r = float(config.get("lora_alpha", rank)), int(config.get("r", rank))
+    return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; ValueError, naming it, where it does not."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__}, not an object")
+    return value

@@ -1,0 +1,60 @@
+"""The record of a run, one JSON line a step."""
+
+import json
+from collections.abc import Mapping
+from math import inf, isfinite, nan
+from pathlib import Path
+from typing import Any
+
+from rankwise.io.atomic import write_text
+
+HISTORY = "history.jsonl"
+ALWAYS_NUMBERS = ("loss", "gradient_norm")
+"""What is `null` in the file where it is not finite, and NaN when it is read."""
+
+Line = dict[str, Any]
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity: None in its place."""
+    return {name: n if n < inf else None for name, n in numbers.items()}
+
+
+def append_line(path: Path, line: Line) -> None:
+    """Add one step."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_text(line))
+
+
+def write_history(path: Path, lines: list[Line]) -> None:
+    """All steps, atomically."""
+    write_text(path, "".join(map(_text, lines)))
+
+
+def read_history(path: Path) -> list[Line]:
+    """All steps; a last line that was cut off by a crash is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        lines.append(line | {k: nan for k in ALWAYS_NUMBERS if k in line and line[k] is None})
+    return lines
+
+
+def truncate_history(path: Path, steps: int) -> list[Line]:
+    """Keep the first `steps` steps: what was written after the last checkpoint comes again.
+
+    Raises ValueError if steps are missing.
+    """
+    lines = [line for line in read_history(path) if line["step"] <= steps]
+    if [line["step"] for line in lines] != list(range(1, steps + 1)):
+        raise ValueError(f"{path} does not hold steps 1 to {steps} of the run to resume")
+    write_history(path, lines)
+    return lines
+
+
+def _text(line: Line) -> str:
+    told = {k: line[k] if isfinite(line[k]) else None for k in ALWAYS_NUMBERS if k in line}
+    return json.dumps(line | told) + "\n"
