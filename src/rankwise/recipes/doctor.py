@@ -11,10 +11,10 @@ from rankwise.check.finding import Findings
 from rankwise.io.atomic import write_text
 from rankwise.recipes.folder import METRICS, require
 from rankwise.recipes.installation import installation_findings
-from rankwise.recipes.machine import versions
 from rankwise.recipes.packages import cache_folder
 from rankwise.recipes.run_findings import findings_of
 from rankwise.recipes.trials import trial_findings
+from rankwise.report.machine import versions
 
 PACKAGES = ("rankwise", "torch", "safetensors", "transformers", "peft")
 

@@ -49,8 +49,7 @@ class FinetuneOptions:
     """
 
     model: str | None = None
-    """Folder or hub name of the model [built-in: all-MiniLM-L6-v2; SmolLM2-135M-Instruct for a
-    language model]."""
+    """Folder or hub name of the model [all-MiniLM-L6-v2; language model: SmolLM2-135M-Instruct]."""
     data: str | None = None
     """Labelled texts: .csv, .tsv or .jsonl; for a language model: .txt, .jsonl with messages,
     prompt and completion, or text, or the built-in king-james. Or a hub name [movie reviews]."""
@@ -89,12 +88,11 @@ class FinetuneOptions:
     steps: int | None = None
     """Number of steps [150; language model: 60]."""
     max_length: int | None = None
-    """Tokens of a row, after which a text is cut [128, 40 for the built-in reviews; language model:
-    256]."""
+    """Tokens after which a row is cut [128, of built-in reviews 40; language model: 256]."""
     train_on_prompts: bool = False
     """Language model: count the tokens of prompts too, not those of answers only."""
     pack: bool = True
-    """Language model: put short examples into one row, where none attends to another."""
+    """Language model: one example a row, not several of which none attends to another."""
     sample_tokens: int = 40
     """Language model: length of the samples written before and after; 0 for none."""
     checkpointing: bool = False
