@@ -1,7 +1,8 @@
-# Every target sets itself up from nothing in `.venv`: `make demo`, `make test`, `make bench`.
+# Every target sets itself up from nothing in `.venv`: `make demo`, `make test`, `make docs`,
+# `make bench`.
 # Options go through ARGS: make demo ARGS="--steps 20".
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench
+.PHONY: demo test lint docs bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,6 +18,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A link without a target, a name without a page and any other warning are errors.
+docs: $(READY)
+	$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/docs
+	@echo build/docs/index.html
 
 bench: $(READY)
 	$(BIN)/python benchmarks/finetune.py $(ARGS)

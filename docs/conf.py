@@ -1,6 +1,7 @@
 """How the pages are built: `make docs`, from nothing but these files and the package."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import rankwise
@@ -30,6 +31,8 @@ myst_fence_as_directive = ["math"]
 myst_heading_anchors = 3
 highlight_language = "text"
 
+# Of what is not installed here, its classes are documented all the same.
+autodoc_mock_imports = [name for name in ("lightning",) if find_spec(name) is None]
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints_format = "short"
 autodoc_use_legacy_class_based = False

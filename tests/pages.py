@@ -1,4 +1,4 @@
-"""The project's pages as text: their code, their commands, their links; and what their code needs."""
+"""The project's pages as text: code, commands, links; and what their code takes for granted."""
 
 import re
 from collections.abc import Iterator

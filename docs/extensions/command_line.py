@@ -12,7 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from rankwise.cli.main import main
 
-OPTION = re.compile(r"^ {1,2}(-h, --help|--[a-z][\w-]*|\[\[)(.*?)(?:\s{2,}(.*))?$")
+OPTION = re.compile(r"^ {1,2}(-h, --help|--[a-z][\w-]*|\[[\[{])(.*?)(?:\s{2,}(.*))?$")
 DEFAULT = re.compile(r"\s*\(default: ?(.*?)\)$")
 
 
@@ -51,7 +51,7 @@ def options_of(command: str) -> list[Option]:
         line = line.rstrip()
         if match := OPTION.match(line):
             name, values, text = (part or "" for part in match.groups())
-            if name == "[[":
+            if name in ("[[", "[{"):  # Without a name: by its place.
                 name, values = "", name + values
             found.append(Option(name, values.strip(), text, ""))
         elif line.startswith(" " * 8) and found:

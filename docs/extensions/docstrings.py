@@ -39,8 +39,7 @@ def public() -> dict[str, Any]:
 
 @cache
 def addresses() -> dict[str, str]:
-    """From the address where a class or function is defined, and from its bare name, to the public
-    one."""
+    """The public address by the one where a class or function is defined, and by its bare name."""
     found = {}
     for address, value in public().items():
         if hasattr(value, "__qualname__"):
@@ -58,11 +57,15 @@ def marked_up(docstring: str) -> str:
 
 
 def _code(text: str) -> str:
-    name = text.removeprefix("rankwise.").removeprefix("rw.")
-    known = addresses().get(name.rpartition(".")[2] if "." in name else name)
-    if known and known.endswith(name):
-        return rf"\ :py:obj:`{text} <{known}>`\ "
-    return f"``{text}``"
+    """As code, with a link where it is a public name or makes an object of a public class."""
+    name, call, _ = text.removeprefix("rankwise.").removeprefix("rw.").partition("(")
+    last = name.rpartition(".")[2]
+    address = addresses().get(last, "")
+    # `step` is the optimizer's more often than that of the integrators.
+    plain = last.isalpha() and last.islower() and address != f"rankwise.{last}"
+    if not address.endswith(f".{name}") or plain or (call and last.islower()):
+        return f"``{text}``"
+    return rf"\ :py:obj:`{text} <{address}>`\ "
 
 
 def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -15,8 +15,8 @@ def anchors(page: Path) -> set[str]:
     found: set[str] = set()
     for heading in re.findall(r"^#+ (.*)$", prose(page), re.M):
         text = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        number = sum(a == text or re.fullmatch(rf"{re.escape(text)}-\d+", a) is not None for a in found)
-        found.add(f"{text}-{number}" if number else text)
+        assert text not in found, f"{page}: two headings are {heading!r}; links would be unclear"
+        found.add(text)
     return found
 
 

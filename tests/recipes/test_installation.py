@@ -200,6 +200,8 @@ def test_the_whole_installation_is_examined_in_seconds(tmp_path, monkeypatch):
     assert time.perf_counter() - start < 60
     assert found.worst is not FAULT, str(found.bad)
     names = [f.name for f in found]
-    assert {"python", "torch", "threads", "safetensors", "extra finetune", "cache"} < set(names)
+    assert {"python", "torch", "threads", "package safetensors", "extra finetune", "cache"} < set(
+        names
+    )
     assert len(names) == len(set(names))
     assert Path(tmp_path / "metrics.json").is_file()

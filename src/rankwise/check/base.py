@@ -25,12 +25,12 @@ class Comparison(NamedTuple):
     """Layers with the same weight in another precision."""
     unknown: tuple[str, ...]
     """Layers of which one side has no fingerprint: quantised, sharded, or of an older file."""
-    count: int
+    compared: int
 
     def __str__(self) -> str:
         worst = max(self.other.values(), default=0.0)
         return (
-            f"{len(self.other)} of {self.count} layers have another frozen weight, by up to "
+            f"{len(self.other)} of {self.compared} layers have another frozen weight, by up to "
             f"{worst:.0%}: {some(self.other)}"
         )
 
@@ -68,7 +68,7 @@ def compared(
 
 def base_finding(comparison: Comparison) -> Finding:
     """What a comparison means for whoever goes on with the adapter."""
-    name, count = "base", comparison.count
+    name, count = "base", comparison.compared
     if comparison.other:
         return fault(
             name,

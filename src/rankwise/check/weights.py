@@ -64,7 +64,7 @@ def orthonormal_bases(weights: Mapping[str, Weight]) -> Finding:
     if bad:
         return fault(
             name,
-            f"max |Q^T Q - I| = {defects[bad[0]]:.1e} in {some(bad)} ({len(bad)} of {len(weights)})",
+            f"max |Q^T Q - I| = {defects[bad[0]]:.1e} in {some(bad)}, of {len(weights)} layers",
             "let only rankwise.Optimizer train the factors: no other optimizer, weight average or "
             "cast to 16 bits; start again from the last good checkpoint",
         )

@@ -1,6 +1,7 @@
 """`rankwise attack`: the job, with its progress and its table on the screen."""
 
 from rankwise.cli.progress import progress
+from rankwise.cli.report import hint
 from rankwise.cli.table import comparison
 from rankwise.recipes.attack import FIGURE, TABLE, attack, table_of
 from rankwise.recipes.attack_options import AttackOptions, AttackSettings
@@ -26,6 +27,7 @@ def run_attack(subjects: tuple[str, ...] = (), /, *, settings: AttackSettings) -
             console.print(f"{name} is not certified: {measures['uncertified']}")
     files = ", ".join(str(outcome.folder / name) for name in (FIGURE, TABLE, METRICS))
     console.print(f"written: {files}", soft_wrap=True)
+    console.print(hint(outcome.folder), soft_wrap=True)
 
 
 def _state(line: Line) -> str:

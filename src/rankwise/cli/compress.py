@@ -1,6 +1,7 @@
 """`rankwise compress`: the job, with its progress and its table on the screen."""
 
 from rankwise.cli.progress import progress
+from rankwise.cli.report import hint
 from rankwise.cli.table import comparison
 from rankwise.recipes.compress import FIGURE, PLAIN, TABLE, compress
 from rankwise.recipes.compress_options import CompressOptions
@@ -16,6 +17,7 @@ def run_compress(options: CompressOptions) -> None:
     console.print(comparison(*table_of(outcome.metrics)))
     files = ", ".join(str(outcome.folder / name) for name in (FIGURE, TABLE, METRICS))
     console.print(f"written: {files}", soft_wrap=True)
+    console.print(hint(outcome.folder), soft_wrap=True)
     console.print(f"plain PyTorch, with a card that says how to load it: {outcome.folder / PLAIN}")
 
 

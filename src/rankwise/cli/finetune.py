@@ -3,6 +3,7 @@
 from typing import Any
 
 from rankwise.cli.progress import progress
+from rankwise.cli.report import hint
 from rankwise.recipes.adapter_run import FIGURE, LORA, Outcome
 from rankwise.recipes.finetune import HEAD, finetune
 from rankwise.recipes.folder import METRICS
@@ -83,6 +84,7 @@ def _print(console: Any, outcome: Outcome) -> None:
     for name, value in facts.items():
         table.add_row(name, value)
     console.print(table, soft_wrap=True)
+    console.print(hint(folder), soft_wrap=True)
 
 
 def _classifier_scores(m: dict[str, Any]) -> dict[str, str]:

@@ -12,9 +12,9 @@ BAD_INPUT, STOPPED = 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `rankwise` with these arguments; the exit status.
 
-    Status 1 is that of `doctor` where something is at fault.
     An error that a user can mend is one line on standard error and status 2; with
-    `RANKWISE_TRACEBACK=1` it is raised. An interrupted run is status 130.
+    `RANKWISE_TRACEBACK=1` it is raised. An interrupted run is status 130. Where `doctor` finds a
+    fault it is 1.
     """
     from rankwise.recipes.training import Interrupted
 
@@ -41,6 +41,7 @@ def commands() -> dict[str, Callable[..., int | None]]:
     from rankwise.cli.doctor import run_doctor
     from rankwise.cli.finetune import run_finetune
     from rankwise.cli.plan import run_plan
+    from rankwise.cli.report import run_report
     from rankwise.cli.study import run_study
     from rankwise.cli.train import run_train
 
@@ -50,6 +51,7 @@ def commands() -> dict[str, Callable[..., int | None]]:
         "doctor": run_doctor,
         "finetune": run_finetune,
         "plan": run_plan,
+        "report": run_report,
         "study": run_study,
         "train": run_train,
     }

@@ -1,6 +1,7 @@
 """`rankwise train`: the job, with its progress and its table on the screen."""
 
 from rankwise.cli.progress import progress
+from rankwise.cli.report import hint
 from rankwise.cli.table import comparison
 from rankwise.recipes.comparison import table_of
 from rankwise.recipes.folder import METRICS
@@ -21,6 +22,7 @@ def run_train(options: TrainOptions) -> None:
     )
     files = ", ".join(str(outcome.folder / name) for name in (MODEL, FIGURE, TABLE, METRICS))
     console.print(f"written: {files}", soft_wrap=True)
+    console.print(hint(outcome.folder), soft_wrap=True)
 
 
 def _state(line: Line) -> str:

@@ -19,7 +19,7 @@ class CompressOptions:
 
     model: str | None = None
     """Folder or hub name of an encoder or a causal language model; or, with --weights, an image
-    classifier: mlp, lenet, cnn, mobile, vit or package.module:factory [all-MiniLM-L6-v2]."""
+    classifier: mlp, lenet, cnn, vgg, mobile, vit or package.module:factory [all-MiniLM-L6-v2]."""
     weights: Path | None = None
     """Safetensors file of an image classifier's trained weights."""
     data: str | None = None

@@ -1,12 +1,12 @@
 """The job of `rankwise doctor`: an installation examined, or what a training has left."""
 
+import importlib
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rankwise
 from rankwise.check.finding import Findings
 from rankwise.io.atomic import write_text
 from rankwise.recipes.folder import METRICS, require
@@ -44,7 +44,9 @@ def doctor(options: DoctorOptions) -> Findings:
         raise ValueError("--base is the model of an adapter: name the adapter or run as well")
     start = time.perf_counter()
     if options.subject is None:
-        found = installation_findings(cache_folder(), rankwise.__version__)
+        # The door of the package imports what is inside, so nothing inside imports the door.
+        imported = importlib.import_module("rankwise").__version__
+        found = installation_findings(cache_folder(), imported)
         found += trial_findings(options.seed)
     else:
         found = findings_of(options.subject, options.base)

@@ -1,4 +1,4 @@
-"""What is installed, and whether it fits together: one small check each, from facts to a finding."""
+"""What is installed, and whether it fits together: small checks, from facts to findings."""
 
 import os
 import re
@@ -131,10 +131,12 @@ def threads_finding(threads: int, cores: float, load: float) -> Finding:
     return fine(name, seen)
 
 
-def package_finding(name: str, got: str | None, least: str) -> Finding:
+def package_finding(package: str, got: str | None, least: str) -> Finding:
+    """Of a package that is always needed."""
+    name = f"package {package}"
     if got is None or not at_least(got, least):
         seen = "is missing" if got is None else f"{got}, needed is {least}"
-        return fault(name, seen, f'pip install "{name}>={least}"')
+        return fault(name, seen, f'pip install "{package}>={least}"')
     return fine(name, got)
 
 

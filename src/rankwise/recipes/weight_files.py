@@ -21,6 +21,7 @@ from rankwise.io.fingerprint import from_entry
 from rankwise.io.state import KINDS, join, stored
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.fingerprint import Fingerprint
+from rankwise.numerics.tucker import Tucker
 
 FORMATS = {checkpoint.FORMAT: checkpoint.VERSION, training.FORMAT: training.VERSION}
 
@@ -88,7 +89,7 @@ def _weights(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) ->
             point = kind(*(tensors[join(name, field)] for field in kind._fields))
             based = bool(entry.get("base", True))
             mark = from_entry(path, name, entry)
-            norm = None if mark is None else mark.rms * math.sqrt(math.prod(point.shape))
+            norm = None if mark is None else mark.rms * math.sqrt(_numel(point))
             weights[name] = Weight(point, float(entry["scale"]), based, norm)
             if based:
                 marks[name] = mark
@@ -96,6 +97,10 @@ def _weights(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) ->
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: an entry is missing or broken: {error}") from error
     return WeightFile(path, weights, marks, dense, _flaw(path, tensors, content))
+
+
+def _numel(point: Factors | Tucker) -> int:
+    return math.prod((*point.shape, *point.places))
 
 
 def _flaw(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> str:

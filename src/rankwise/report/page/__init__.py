@@ -1,0 +1,1 @@
+"""One page of HTML about runs, complete in itself: `rankwise report`."""
