@@ -117,6 +117,11 @@ def test_other_files_are_refused_with_the_names_that_are_read(tmp_path, name):
         task_of(FinetuneOptions(data=str(tmp_path / name)))
 
 
+def test_a_misspelt_name_of_the_built_in_text_is_told():
+    with pytest.raises(ValueError, match="did you mean king-james"):
+        task_of(FinetuneOptions(data="king-jmaes"))
+
+
 def test_a_misspelt_file_is_missing_and_an_empty_one_has_no_rows(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         task_of(FinetuneOptions(data=str(tmp_path / "nots.txt")))

@@ -78,6 +78,8 @@ def finetune_language(options: FinetuneOptions, watcher: Watcher) -> Outcome:
     base = _base(options, source, model, tokenizer, data, watcher)
     watcher.say(f"measuring {len(data.held_out)} held-out rows")
     before = _measured(options, base, data, length)
+    if options.sample_tokens and not before.samples:
+        watcher.tell("no samples: no held-out prompt leaves room for one")
     adapt_(
         model,
         rank=options.rank,

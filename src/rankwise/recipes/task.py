@@ -1,5 +1,6 @@
 """What kind of fine-tuning data ask for: of a classifier, or of a language model."""
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def task_of(options: FinetuneOptions) -> Task:
         return _of_file(path, options)
     if options.data == KING_JAMES:
         return "language"
+    if difflib.get_close_matches(options.data, [KING_JAMES]):
+        raise ValueError(f"{options.data!r} is no file; did you mean {KING_JAMES}?")
     return _of_columns(options.data, hub_columns(options.data), options)
 
 
