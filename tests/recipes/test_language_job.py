@@ -86,8 +86,12 @@ def test_training_learns_what_the_answers_have_in_common(options):
 
 
 @pytest.mark.parametrize("stop", [1, 7])
-@pytest.mark.parametrize("change", [{}, {"bfloat16": True, "checkpointing": True, "pack": False}])
+@pytest.mark.parametrize(
+    "change", [{}, {"bfloat16": True, "checkpointing": True, "pack": False}, {"quantize": "4bit"}]
+)
 def test_an_interrupted_run_goes_on_exactly(options, tmp_path, stop, change):
+    if "quantize" in change:
+        pytest.importorskip("bitsandbytes", reason="needs `pip install bitsandbytes`")
     options = with_(options, **change)
     whole = finetune(with_(options, output=tmp_path / "whole"), SILENT)
 
