@@ -15,6 +15,7 @@ from image_files import write_idx
 from networks import adapter, thin_layers, train
 from rankwise.check import Verdict
 from rankwise.io.training import save_training
+from rankwise.optim.rank_rule import RankRule
 from rankwise.recipes.doctor import DoctorOptions, doctor
 from rankwise.recipes.finetune import finetune
 from rankwise.recipes.history import Watcher
@@ -22,6 +23,7 @@ from rankwise.recipes.options import FinetuneOptions
 from rankwise.recipes.run_findings import findings_of, read_lines
 from rankwise.recipes.train import train_classifier
 from rankwise.recipes.train_options import TrainOptions
+from rankwise.report import Recorder
 
 SILENT = Watcher(say=lambda message: None, step=lambda line: None)
 
@@ -170,7 +172,7 @@ def test_skipped_steps_are_read_from_the_metrics(run):
 
 
 def test_ranks_that_never_changed(run):
-    edited_lines(run, lambda i, line: line.update(mean_rank=4.0))
+    edited_lines(run, lambda i, line: (line.update(mean_rank=4.0), line.pop("ranks", None)))
     edited(run / "metrics.json", rank_rule=repr(rw.Tolerance(every=100)))
     assert sick(run) == {"rank changes": Verdict.WARNING}
     edited(run / "metrics.json", rank_rule=repr(rw.FixedRank()))
@@ -313,6 +315,32 @@ def test_a_loop_of_ones_own_with_a_layer_that_is_not_attached(tmp_path):
     assert sick(tmp_path) == {"trained layers": Verdict.WARNING}
     save_training(tmp_path / "state.safetensors", model=model, optimizer=optimizer, progress={})
     assert sick(tmp_path / "state.safetensors") == {"trained layers": Verdict.WARNING}
+
+
+def recorded(folder: Path, steps: int, rank_rule: RankRule) -> Recorder:
+    model = thin_layers()
+    optimizer = rw.Optimizer(model, lr=0.05, max_step=0.05, rank_rule=rank_rule)
+    recorder = Recorder(folder, optimizer)
+    for i in range(steps):
+        (loss,) = train(model, optimizer, i, i + 1)
+        recorder.step(loss)
+    rw.save(model, folder)
+    return recorder
+
+
+def test_a_recorded_loop_is_healthy_and_incomplete_until_it_is_finished(tmp_path):
+    recorder = recorded(tmp_path, 100, rw.Tolerance(rtol=0.1, every=5))
+    assert sick(tmp_path) == {"complete run": Verdict.WARNING}
+    assert {"rank changes", "stationarity", "movement"} <= names(tmp_path)
+    recorder.finish()
+    assert sick(tmp_path) == {}
+
+
+def test_a_recorded_loop_shorter_than_a_cycle_tells_why_ranks_stay(tmp_path):
+    recorded(tmp_path, 100, rw.Tolerance(every=200, grow=0)).finish()
+    assert sick(tmp_path) == {"rank changes": Verdict.WARNING}
+    (found,) = (f for f in findings_of(tmp_path) if f.mend)
+    assert "shorter than a cycle of the rule, 200 steps" in found.seen
 
 
 def test_metrics_hold_all_findings(finished, tmp_path):

@@ -31,7 +31,7 @@ class Comparison(NamedTuple):
         worst = max(self.other.values(), default=0.0)
         return (
             f"{len(self.other)} of {self.compared} layers have another frozen weight, by up to "
-            f"{worst:.0%}: {some(self.other)}"
+            f"{100 * worst:.3g} %: {some(self.other)}"
         )
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Verdict(Enum):
-    """How bad it is."""
+    """How bad it is: `OK`, `WARNING` (it may be meant) or `FAULT`."""
 
     OK = "ok"
     WARNING = "warning"
@@ -19,7 +19,9 @@ class Finding(NamedTuple):
     name: str
     """Of the check, the same whatever it found; see docs/troubleshooting.md."""
     verdict: Verdict
+    """How bad it is."""
     seen: str
+    """With its numbers."""
     mend: str = ""
     """What to do; empty where nothing is wrong."""
 

@@ -6,6 +6,7 @@ entries differ by rounding and no more, from other weights, and by how much thos
 """
 
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -54,8 +55,8 @@ def fingerprint(W: Tensor) -> Fingerprint | None:
         return None
     columns = W.shape[-1] if W.ndim else 1
     rows = W.detach().reshape(-1, columns) if W.ndim != 2 else W.detach()
-    at = torch.tensor(places(W.numel()), device=W.device)
-    return Fingerprint(rows[at // columns, at % columns].float().cpu())
+    at = _index(W.numel(), columns)
+    return Fingerprint(rows[at[0].to(W.device), at[1].to(W.device)].float().cpu())
 
 
 def places(count: int) -> list[int]:
@@ -63,6 +64,13 @@ def places(count: int) -> list[int]:
     if count <= SIZE:
         return list(range(count))
     return [int((i * GOLDEN % 1.0) * count) for i in range(SIZE)]
+
+
+@lru_cache(maxsize=64)
+def _index(count: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of these places; a model has few shapes."""
+    at = torch.tensor(places(count))
+    return at // columns, at % columns
 
 
 def likeness(a: Fingerprint, b: Fingerprint) -> Likeness:

@@ -22,8 +22,10 @@ from rankwise.recipes.weight_files import (
     read_lora,
     read_weights,
 )
+from rankwise.report.history import HISTORY
+from rankwise.report.recorder import RUN
 
-HISTORY, RUN, LORA = "history.jsonl", "run.json", "lora"
+LORA = "lora"
 WEIGHT_FILES = (FILE_NAME, "model.safetensors", "factors.safetensors", "checkpoint.safetensors")
 """Where the weights of the end are, the best place first."""
 COMMANDS = {"eval_fraction": "finetune", "heal_steps": "compress", "surrogate": "attack"}
@@ -58,6 +60,9 @@ class Folder(NamedTuple):
 
     @property
     def complete(self) -> bool:
+        """A command writes its metrics last; a recorder may end without any."""
+        if self.options:
+            return bool(self.metrics)
         return bool(self.metrics) or self.run.get("finished") is True
 
     @property
