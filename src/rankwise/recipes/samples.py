@@ -32,6 +32,7 @@ def samples_page(table: Sequence[Mapping[str, str]]) -> str:
     for number, row in enumerate(table, 1):
         lines += [f"## {number}", ""]
         for key, title in titles.items():
-            text = [f"    {line}".rstrip() for line in row[key].strip().splitlines()] or ["    (nothing)"]
+            text = [f"    {line}".rstrip() for line in row[key].strip().splitlines()]
+            text = text or ["    (nothing)"]
             lines += [f"{title}:", "", *text, ""]
     return "\n".join(lines)
