@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from rankwise.nn.base import is_transposed
+from rankwise.nn.base import is_plain, is_transposed
 from rankwise.nn.factored import Factored
 from rankwise.nn.low_rank import ORIGINAL
 from rankwise.surgery.layers import factored_layers, replace_
@@ -98,11 +98,12 @@ def _check_plain(name: str, layer: Factored) -> None:
     base = layer.base
     assert base is not None
     plain = type(base) in PLAIN or is_transposed(base)
-    if not plain or not _weight(layer).is_floating_point():
+    weight = _weight(layer)
+    if not plain or not is_plain(weight):
         raise ValueError(
-            f"layer {name!r} has a base of type {type(base).__name__} with a weight of "
-            f"{_weight(layer).dtype}, to which nothing can be added. Load the model unquantised, "
-            "`load` the adapter into it, and merge there."
+            f"layer {name!r} has a base of type {type(base).__name__} with a weight of type "
+            f"{type(weight).__name__} in {weight.dtype}, to which nothing can be added. Load the "
+            "model unquantised, `load` the adapter into it, and merge there."
         )
 
 
