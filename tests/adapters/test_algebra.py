@@ -9,10 +9,10 @@ from torch import nn
 import rankwise as rw
 from adapter_models import LAYERS, adapter, plain
 from cases import close
-from kernels import tucker
 from networks import batch
 from rankwise.numerics.factors import Factors, orthonormality_defect
 from rankwise.numerics.init import truncated_svd
+from tucker_kernels import tucker
 
 
 def dense(a: rw.adapters.Adapter) -> dict[str, torch.Tensor]:

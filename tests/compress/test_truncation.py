@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from cases import SHAPES_AND_RANKS, SPECTRA, factors
-from kernels import tucker
 from networks import dense_of, thin_layers, train
 from rankwise.compress import truncate_
 from rankwise.nn import LowRankLinear, TuckerConv2d
@@ -18,6 +17,7 @@ from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.update_rule import SGD, HeavyBall
 from rankwise.surgery.layers import low_rank_layers
 from rankwise.surgery.merge import merge_
+from tucker_kernels import tucker
 
 
 def layer_with(sigma: list[float], draw: torch.Generator) -> nn.Sequential:

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from images import mixed, train, weights
-from kernels import tucker
 from rankwise.io.checkpoint import load, save
 from rankwise.io.export_lora import export_lora
 from rankwise.io.training import load_training, save_training
@@ -22,6 +21,7 @@ from rankwise.optim.tolerance import Tolerance
 from rankwise.optim.update_rule import HeavyBall
 from rankwise.surgery.count import count_parameters
 from rankwise.surgery.plan import plan
+from tucker_kernels import tucker
 
 OPTIONS = [
     {"rule": Adam(), "lr": 1e-2},
