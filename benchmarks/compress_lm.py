@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from king_james import king_james, passages, smollm2
+from king_james import passages
 from tables import spread, table
-from tasks import SMOLLM2
 
 import rankwise as rw
 from rankwise.compress import calibrate, cut_weights
+from rankwise.recipes.classifier import load_pretrained
 from rankwise.recipes.cuts import uniform_ranks
+from rankwise.recipes.king_james import king_james
 from rankwise.recipes.language_subject import LanguageSubject
-from rankwise.recipes.packages import cache_folder
+from rankwise.recipes.smollm2 import smollm2_folder
 from rankwise.recipes.subject import healing_loss
 from rankwise.recipes.training import warm_up_and_decay
 
@@ -76,8 +77,8 @@ def record(seed: int, options: Options) -> dict[str, Any]:
 
 def run(seed: int, options: Options) -> dict[str, Any]:
     torch.manual_seed(seed)
-    language_model, tokenizer = smollm2(cache_folder(), SMOLLM2)
-    texts = passages(tokenizer, king_james(cache_folder()))
+    language_model, tokenizer = load_pretrained(smollm2_folder(), "AutoModelForCausalLM")
+    texts = passages(tokenizer, king_james())
     random.Random(99).shuffle(texts)
     held_out, train = texts[:HELD_OUT], texts[HELD_OUT:]
     random.Random(seed).shuffle(train)

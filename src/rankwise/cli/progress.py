@@ -46,7 +46,11 @@ def progress(state_of: Callable[[Line], str]) -> Iterator[tuple[Any, Watcher]]:
                 console.print(message)
             said = _kind(message)
 
-        yield console, Watcher(say, step, expect)
+        def tell(message: str) -> None:
+            with bar.external_write_mode():
+                console.print(message, markup=False, soft_wrap=True)
+
+        yield console, Watcher(say, step, expect, tell)
 
 
 def _kind(message: str) -> str:

@@ -31,18 +31,19 @@ def linear_shape(module: Any) -> tuple[int, int]:
     return int(module.out_features), int(module.in_features)
 
 
+def is_plain(weight: Any) -> bool:
+    """An ordinary floating-point tensor; quantised ones are of other types, or of integers."""
+    return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
+
+
 def frozen_weight(module: Any) -> tuple[Tensor, Tensor | None] | None:
     """Weight (out, in) and bias of a plain frozen linear map, for one fused product.
 
     None where the module has to be called: a quantised or subclassed layer, forward hooks, or a
     weight that is being trained.
     """
-    if type(module) is nn.Linear:
-        weight = module.weight
-    elif is_transposed(module):
-        weight = module.weight.mT
-    else:
+    if not (type(module) is nn.Linear or is_transposed(module)) or not is_plain(module.weight):
         return None
-    if weight.requires_grad or module._forward_hooks or module._forward_pre_hooks:
+    if module.weight.requires_grad or module._forward_hooks or module._forward_pre_hooks:
         return None
-    return weight, module.bias
+    return (module.weight.mT if is_transposed(module) else module.weight), module.bias

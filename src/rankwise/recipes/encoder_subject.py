@@ -13,6 +13,7 @@ from rankwise.compress.fisher import sampled_square_error
 from rankwise.recipes.classifier import block_maps, encode
 from rankwise.recipes.examples import Dataset, Example
 from rankwise.recipes.subject import Batch, Subject, to_device
+from rankwise.recipes.tables import read_text
 
 PROBE_ROWS = 1500
 PROBE_STEPS = 60
@@ -141,12 +142,7 @@ def text_rows(path: Path) -> list[str]:
 
     Raises FileNotFoundError or ValueError.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line]
     if len(lines) < 2:
         raise ValueError(f"{path} holds {len(lines)} texts, one a line; a few hundred are needed")

@@ -13,3 +13,5 @@ class Watcher(NamedTuple):
     step: Callable[[Line], None]
     expect: Callable[[int], None] = lambda steps: None
     """How many steps there are, once that is known."""
+    tell: Callable[[str], None] = lambda message: None
+    """What is worth a line that stays."""

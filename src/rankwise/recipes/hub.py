@@ -1,4 +1,4 @@
-"""Labelled texts from the Hugging Face hub."""
+"""Rows from the Hugging Face hub."""
 
 from typing import Any
 
@@ -20,18 +20,7 @@ def hub_dataset(
 
     Raises ImportError without the `datasets` package, ValueError if the name or a column is wrong.
     """
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ImportError(
-            f"{name!r} is not a file; a hub data set of that name needs `datasets`: {INSTALL}"
-        ) from error
-    try:
-        splits = load_dataset(name)
-    except Exception as error:
-        raise ValueError(f"no data set {name!r} could be loaded from the hub: {error}") from error
-    if "train" not in splits:
-        raise ValueError(f"data set {name!r} has no split 'train', it has {', '.join(splits)}")
+    splits = _splits(name)
     columns = splits["train"].column_names
     text = _column(name, columns, text_column, TEXT_NAMES, "--text-column")
     label = _column(name, columns, label_column, LABEL_NAMES, "--label-column")
@@ -46,6 +35,33 @@ def hub_dataset(
             return Dataset(shuffled, rows, tuple(map(str, labels)))
     rest, held_out = split(train, max(1, round(eval_fraction * len(train))), seed)
     return Dataset(rest, held_out, tuple(map(str, labels)))
+
+
+def hub_columns(name: str) -> list[str]:
+    """Columns of the train split; errors as of `hub_dataset`."""
+    columns: list[str] = _splits(name)["train"].column_names
+    return columns
+
+
+def hub_records(name: str) -> list[tuple[int, dict[str, Any]]]:
+    """Number and content of each row of the train split; errors as of `hub_dataset`."""
+    return list(enumerate(map(dict, _splits(name)["train"]), 1))
+
+
+def _splits(name: str) -> Any:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ImportError(
+            f"{name!r} is not a file; a hub data set of that name needs `datasets`: {INSTALL}"
+        ) from error
+    try:
+        splits = load_dataset(name)
+    except Exception as error:
+        raise ValueError(f"no data set {name!r} could be loaded from the hub: {error}") from error
+    if "train" not in splits:
+        raise ValueError(f"data set {name!r} has no split 'train', it has {', '.join(splits)}")
+    return splits
 
 
 def _examples(rows: Any, text: str, label: str, labels: list[Any]) -> list[Example]:

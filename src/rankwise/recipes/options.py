@@ -1,6 +1,6 @@
 """What `rankwise finetune` can be told."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,27 +20,49 @@ RULES: dict[str, type[UpdateRule]] = {
 DEFAULT_HEAD_LR = 2e-3
 BUILTIN_LENGTH = 40
 FILE_LENGTH = 128
+LANGUAGE_LENGTH = 256
+Task = Literal["classifier", "language"]
+STEPS: dict[Task, int] = {"classifier": 150, "language": 60}
+BATCH: dict[Task, int] = {"classifier": 16, "language": 2}
+ONLY: dict[Task, tuple[str, ...]] = {
+    "classifier": ("text_column", "label_column", "head_lr"),
+    "language": (
+        "train_on_prompts",
+        "pack",
+        "sample_tokens",
+        "checkpointing",
+        "bfloat16",
+        "quantize",
+    ),
+}
+"""Options that only one kind of job has."""
+KINDS: dict[Task, str] = {"classifier": "classifier", "language": "language model"}
 
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """Fine-tune a pretrained encoder on labelled texts, with ranks that find themselves.
+    """Fine-tune a pretrained model, with ranks that find themselves.
 
-    Without options: all-MiniLM-L6-v2 on movie reviews, a few minutes on two cores.
+    Labelled texts train a classifier on an encoder; texts, prompts with completions and
+    conversations train a causal language model. Without options: all-MiniLM-L6-v2 on movie reviews,
+    a few minutes on two cores.
     """
 
     model: str | None = None
-    """Folder or hub name of the encoder [built-in: all-MiniLM-L6-v2]."""
+    """Folder or hub name of the model [all-MiniLM-L6-v2; language model: SmolLM2-135M-Instruct]."""
     data: str | None = None
-    """A .csv, .tsv or .jsonl file, or a hub name [built-in: movie reviews]."""
+    """Labelled texts: .csv, .tsv or .jsonl; for a language model: .txt, .jsonl with messages,
+    prompt and completion, or text, or the built-in king-james. Or a hub name [movie reviews]."""
+    task: Task | None = None
+    """What to train [seen from the data: a column of labels makes a classifier]."""
     text_column: str | None = None
-    """Column of the texts [guessed from usual names]."""
+    """Classifier: column of the texts [guessed from usual names]."""
     label_column: str | None = None
-    """Column of the labels, strings or integers [guessed from usual names]."""
+    """Classifier: column of the labels, strings or integers [guessed from usual names]."""
     eval_data: Path | None = None
     """File of held-out rows, instead of a part of --data."""
     eval_fraction: float = 0.1
-    """Part of --data that is held out."""
+    """Part of --data that is held out; for a language model at most 24 rows of --max-length."""
     rank: int = 8
     """Rank of every layer at the start."""
     budget: int | None = None
@@ -54,21 +76,33 @@ class FinetuneOptions:
     lr: float = DEFAULT_LR
     """Learning rate of the adapters: relative change of a weight in a step (sgd: a plain rate)."""
     head_lr: float = DEFAULT_HEAD_LR
-    """Learning rate of the new head (AdamW)."""
+    """Classifier: learning rate of the new head (AdamW)."""
     rate_free: bool = False
     """No learning rates: steps as long as the distance gone so far suggests."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     beta: float | None = None
     """For robustness: pull the singular values of each low-rank layer together, this much."""
-    batch_size: int = 16
-    """Rows in a step."""
-    steps: int = 150
-    """Number of steps."""
+    batch_size: int | None = None
+    """Rows in a step [16; language model: 2]."""
+    steps: int | None = None
+    """Number of steps [150; language model: 60]."""
     max_length: int | None = None
-    """Tokens after which a text is cut [40 for the built-in reviews, else 128]."""
+    """Tokens after which a row is cut [128, of built-in reviews 40; language model: 256]."""
+    train_on_prompts: bool = False
+    """Language model: count the tokens of prompts too, not those of answers only."""
+    pack: bool = True
+    """Language model: one example a row, not several of which none attends to another."""
+    sample_tokens: int = 40
+    """Language model: length of the samples written before and after; 0 for none."""
+    checkpointing: bool = False
+    """Language model: compute activations twice and keep few, for less memory."""
+    bfloat16: bool = False
+    """Language model: multiply in bfloat16; factors stay float32."""
+    quantize: Literal["8bit", "4bit"] | None = None
+    """Language model: hold its frozen layers in int8 (torchao) or NF4 (bitsandbytes)."""
     select: tuple[str, ...] = ()
-    """Layers to adapt, by name or pattern [every linear map of the encoder's blocks]."""
+    """Layers to adapt, by name or pattern [every linear map of the model's blocks]."""
     scale: float = 1.0
     """Factor of the low-rank part."""
     seed: int = 0
@@ -86,9 +120,9 @@ class FinetuneOptions:
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        for name in ("rank", "batch_size", "steps", "save_every"):
+        for name in ("rank", "save_every"):
             require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
-        for name in ("budget", "max_length", "threads"):
+        for name in ("batch_size", "steps", "budget", "max_length", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         for name in ("lr", "head_lr", "weight_decay"):
@@ -99,6 +133,8 @@ class FinetuneOptions:
         )
         require(self.rtol is None or 0 <= self.rtol < 1, "rtol", "must be in [0, 1)", self.rtol)
         require(self.rule in RULES, "rule", f"must be one of {', '.join(RULES)}", self.rule)
+        tokens = self.sample_tokens
+        require(tokens >= 0, "sample_tokens", "must not be negative", tokens)
         given = [
             name
             for name, there in (
@@ -122,12 +158,39 @@ class FinetuneOptions:
             for name in ("text_column", "label_column", "eval_data"):
                 require(getattr(self, name) is None, name, "needs --data", getattr(self, name))
 
+    def for_task(self, task: Task) -> "FinetuneOptions":
+        """The options of a job of this kind; ValueError for one that it does not have."""
+        for other, names in ONLY.items():
+            for name in names if other != task else ():
+                if getattr(self, name) != getattr(FinetuneOptions, name):
+                    flag = name.replace("_", "-")
+                    flag = "no-pack" if name == "pack" else flag
+                    raise ValueError(
+                        f"--{flag} is for a {KINDS[other]}; with "
+                        f"{'these data' if self.data else 'the built-in reviews'} a "
+                        f"{KINDS[task]} is trained"
+                    )
+        if task == "language" and self.data is None:
+            raise ValueError("--task language needs --data; the name king-james is built in")
+        return replace(self, task=task)
+
     @property
     def length(self) -> int:
         """Tokens after which a text is cut."""
         if self.max_length is not None:
             return self.max_length
+        if self.task == "language":
+            return LANGUAGE_LENGTH
         return BUILTIN_LENGTH if self.data is None else FILE_LENGTH
+
+    @property
+    def total_steps(self) -> int:
+        return STEPS[self.task or "classifier"] if self.steps is None else self.steps
+
+    @property
+    def rows(self) -> int:
+        """In a step."""
+        return BATCH[self.task or "classifier"] if self.batch_size is None else self.batch_size
 
     def conditioning(self) -> SpreadPenalty | None:
         """What is done to the spectra of the adapters."""

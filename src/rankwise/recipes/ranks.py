@@ -19,7 +19,7 @@ def chosen_rank_rule(options: FinetuneOptions, layers: Sequence[NamedLayer]) -> 
     """
     if options.fixed_rank:
         return FixedRank()
-    every = min(LONGEST_CYCLE, max(2, options.steps // CYCLES))
+    every = min(LONGEST_CYCLE, max(2, options.total_steps // CYCLES))
     if options.rtol is not None:
         return Tolerance(rtol=options.rtol, every=every)
     costs = [sum(layer.shape) + 1 for _, layer in layers]

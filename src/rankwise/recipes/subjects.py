@@ -1,9 +1,9 @@
 """The subject that `rankwise compress` was asked for."""
 
 from pathlib import Path
-from typing import Any
 
 from rankwise.recipes.builtin import minilm_folder, movie_reviews
+from rankwise.recipes.causal import is_causal
 from rankwise.recipes.classifier import load_encoder, load_pretrained
 from rankwise.recipes.compress_options import CompressOptions
 from rankwise.recipes.encoder_subject import EncoderSubject, text_rows
@@ -81,21 +81,9 @@ def _language(name: str, options: CompressOptions) -> Subject:
 
 def _is_causal(source: str) -> bool:
     try:
-        from transformers import AutoConfig
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    except ImportError as error:
-        raise ImportError(
-            'pretrained models need transformers: pip install "rankwise[finetune]"'
-        ) from error
-    try:
-        config: Any = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+        return is_causal(source)
+    except ValueError as error:
         raise ValueError(
-            f"--model {source!r} is neither a built-in classifier ({', '.join(BUILT_IN)}), nor "
-            f"package.module:factory, nor a folder or hub name of a model: {first}"
+            f"neither a built-in classifier ({', '.join(BUILT_IN)}) nor package.module:factory, "
+            f"and {error}"
         ) from error
-    if config.is_encoder_decoder:
-        raise ValueError(f"--model {source!r} is an encoder with a decoder, which is not supported")
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    return not causal.isdisjoint(config.architectures or ())

@@ -60,23 +60,24 @@ def read_dataset(
 
 def read_rows(path: Path, text_column: str | None, label_column: str | None) -> list[Row]:
     """All rows; each must have a text and a label."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
-    records = list(_records(path))
-    if not records:
+    found = list(records(path))
+    if not found:
         raise ValueError(f"{path}: there are no rows")
-    columns = list(dict.fromkeys(name for _, record in records for name in record))
+    columns = list(dict.fromkeys(name for _, record in found for name in record))
     text = _column(path, columns, text_column, TEXT_NAMES, "--text-column")
     label = _column(path, columns, label_column, LABEL_NAMES, "--label-column")
     if text == label:
         raise ValueError(f"{path}: column {text!r} cannot be text and label at once")
     return [
         Row(_value(path, line, record, text), _value(path, line, record, label), line)
-        for line, record in records
+        for line, record in found
     ]
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+def records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
+    """Line and content of each row of a .csv, .tsv or .jsonl file."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
     suffix = path.suffix.lower()
     if suffix not in (*SEPARATORS, ".jsonl"):
         raise ValueError(f"{path}: the name must end in .csv, .tsv or .jsonl")
@@ -86,6 +87,19 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
                 yield from _json_lines(path, file)
             else:
                 yield from _separated(path, file, SEPARATORS[suffix])
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def read_text(path: Path) -> str:
+    """All of a file of UTF-8 text.
+
+    Raises FileNotFoundError or ValueError.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 

@@ -109,6 +109,9 @@ def running_mean(values: Sequence[float], width: int = SMOOTH) -> list[float]:
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
+    if "eval_perplexity" in metrics:
+        before, after = metrics["eval_perplexity_before"], metrics["eval_perplexity"]
+        return f"loss; perplexity {after:.1f} on held-out rows, {before:.1f} before"
     if "accuracy" not in metrics:
         return "loss"
     return f"loss; accuracy {metrics['accuracy']:.1%} on held-out rows"

@@ -5,11 +5,13 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from rankwise.nn.base import is_transposed
+from rankwise.nn.base import is_plain, is_transposed
 from rankwise.nn.factored import Factored
 from rankwise.nn.low_rank import ORIGINAL
 from rankwise.surgery.layers import factored_layers, replace_
 from rankwise.surgery.select import listing
+
+PLAIN = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)
 
 
 def merge_(model: nn.Module, *, final: bool = False) -> None:
@@ -71,6 +73,7 @@ def merged_weight(layer: Factored) -> Tensor:
     W0 = _weight(layer)
     if is_transposed(layer.base):
         delta = delta.mT
+    delta = delta.reshape(W0.shape)
     return (W0.to(delta.dtype) + delta).to(W0.dtype).contiguous()
 
 
@@ -94,12 +97,13 @@ def _adapted(model: nn.Module) -> dict[str, Factored]:
 def _check_plain(name: str, layer: Factored) -> None:
     base = layer.base
     assert base is not None
-    plain = type(base) is nn.Linear or is_transposed(base)
-    if not plain or not _weight(layer).is_floating_point():
+    plain = type(base) in PLAIN or is_transposed(base)
+    weight = _weight(layer)
+    if not plain or not is_plain(weight):
         raise ValueError(
-            f"layer {name!r} has a base of type {type(base).__name__} with a weight of "
-            f"{_weight(layer).dtype}, to which nothing can be added. Load the model unquantised, "
-            "`load` the adapter into it, and merge there."
+            f"layer {name!r} has a base of type {type(base).__name__} with a weight of type "
+            f"{type(weight).__name__} in {weight.dtype}, to which nothing can be added. Load the "
+            "model unquantised, `load` the adapter into it, and merge there."
         )
 
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from rankwise.nn.base import is_linear, linear_shape
+from rankwise.nn.base import is_linear, is_plain, linear_shape
 from rankwise.nn.factored import Factored
-from rankwise.surgery.count import factor_parameters
+from rankwise.surgery.count import factor_parameters, total_parameters
 from rankwise.surgery.layers import Layer, obstacle, parametric_layers
 from rankwise.surgery.select import Select, choose
 from rankwise.surgery.text import aligned, grouped, title
@@ -31,7 +31,7 @@ class PlannedLayer(NamedTuple):
     reason: str
     """Why it is left out; "" if it is adapted."""
     note: str
-    """What else to know: a clipped rank, a shared weight, other names."""
+    """What else to know: a clipped rank, a quantised or shared weight, other names."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def plan(
     dense = dense_parameters(
         model, train, frozen=[layer.module for layer in found if layer.name in adapted]
     )
-    return Plan(layers, dense, sum(p.numel() for p in model.parameters()))
+    return Plan(layers, dense, total_parameters(model))
 
 
 def check_rank(rank: int, argument: str = "rank") -> None:
@@ -154,6 +154,7 @@ def _planned(layer: Layer, reason: str, rank: int, shared: Mapping[str, list[str
     m, n = shape
     r = min(rank, m, n)
     notes = [f"rank {rank} clipped"] if r < rank else []
+    notes += [] if is_plain(module.weight) else ["its weight stays quantised"]
     notes += [f"also named {', '.join(layer.names[1:])}"] if len(layer.names) > 1 else []
     if layer.name in shared:
         notes.append(f"weight shared with {', '.join(shared[layer.name])}, adapted here only")

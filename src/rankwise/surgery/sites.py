@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rankwise.nn.attention import SplitAttention
+from rankwise.nn.base import is_plain
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.surgery.dense_map import DenseMap, dense_map
 
@@ -100,6 +101,8 @@ def _obstacle(name: str, module: nn.Module, seen: DenseMap | None) -> str:
         return "its weight is computed by something else (weight norm, pruning)"
     if weight.dtype not in FLOATS:
         return f"its weight is {str(weight.dtype).removeprefix('torch.')}: call `model.float()`"
+    if not is_plain(weight):
+        return f"its weight is a {type(weight).__name__}, no plain tensor: load it unquantised"
     if weight.numel() == 0:
         return "is empty"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:

@@ -61,6 +61,8 @@ def dense_parameters(
                 f"`train`: parameter {name!r} is also the weight of an adapted layer, which stays "
                 "frozen. Exclude that layer, or do not train this parameter."
             )
+        if not free[name].is_floating_point():
+            raise ValueError(f"`train`: parameter {name!r} is quantised and cannot train")
     once: dict[int, str] = {}
     for name in free:
         if name in names:
