@@ -1,7 +1,6 @@
 """Clipping by the tangent gradient's own norm, which takes Lightning's manual optimization.
 
-`python examples/lightning_manual.py` trains a convolutional network of low rank on Fashion-MNIST,
-in half a minute on a CPU.
+`python examples/lightning_manual.py`: LeNet-5 of low rank on Fashion-MNIST, half a minute on a CPU.
 """
 
 import argparse
@@ -22,7 +21,7 @@ options = parser.parse_args()
 
 
 class Classifier(L.LightningModule):
-    """LeNet-5 of low rank, whose training step is a loop of one's own."""
+    """A network whose training step is a loop of one's own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,8 +40,7 @@ class Classifier(L.LightningModule):
         return loss
 
     def validation_step(self, batch, index):
-        right = self.net(batch[0]).argmax(1) == batch[1]
-        self.log("accuracy", right.float().mean())
+        self.log("accuracy", (self.net(batch[0]).argmax(1) == batch[1]).float().mean())
 
     def configure_optimizers(self):
         rule = rw.Tolerance(rtol=0.1, every=20)
@@ -50,14 +48,12 @@ class Classifier(L.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, options.steps)]
 
 
-images = read_images("fashion-mnist")
+data = read_images("fashion-mnist")
 model = Classifier()
 trainer = L.Trainer(
     max_steps=options.steps, accelerator="cpu", default_root_dir=options.output, logger=False,
     callbacks=[RankwiseCallback(record=f"{options.output}/record")],
 )  # fmt: skip
-train = TensorDataset(images.train, images.labels)
-trainer.fit(model, DataLoader(train, batch_size=64, shuffle=True))
-test = TensorDataset(images.test, images.test_labels)
-trainer.validate(model, DataLoader(test, batch_size=1000))
+trainer.fit(model, DataLoader(TensorDataset(data.train, data.labels), batch_size=64, shuffle=True))
+trainer.validate(model, DataLoader(TensorDataset(data.test, data.test_labels), batch_size=1000))
 print("ranks", [layer.ranks for _, layer in trainer.optimizers[0].layers])

@@ -46,9 +46,8 @@ trainer = Trainer(
         warmup_steps=options.steps // 10,
         logging_steps=10,
         save_steps=20,
-        save_total_limit=1,
         use_cpu=True,
-    ),  # fmt: skip
+    ),
     train_dataset=encoded(data.train),
     eval_dataset=encoded(data.held_out[:200]),
     data_collator=DataCollatorWithPadding(tokenizer),

@@ -19,6 +19,9 @@ BUSY = 1.5
 """Runnable processes for each core beyond which timings are not one's own."""
 ENABLES = {
     "finetune": "the command line, fine-tuning of encoders, pictures",
+    "language": "fine-tuning of the built-in language model",
+    "quantised": "frozen layers of 8 and 4 bits",
+    "loops": "Trainer, SFTTrainer, Lightning, accelerate, TensorBoard",
     "hub": "data sets of the Hugging Face hub",
     "onnx": "export to ONNX, checked in its runtime",
     "bench": "the benchmarks against PEFT",
