@@ -19,7 +19,9 @@ try:
         WeightAveraging,
     )
 except ImportError as error:
-    raise ImportError("rankwise.integrations.lightning needs it: pip install lightning") from error
+    raise ImportError(
+        'rankwise.integrations.lightning needs lightning: pip install "rankwise[loops]"'
+    ) from error
 
 
 class RankwiseCallback(Callback):

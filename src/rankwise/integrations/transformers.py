@@ -18,7 +18,7 @@ try:
     from transformers import TrainerCallback
 except ImportError as error:
     raise ImportError(
-        'rankwise.integrations.transformers needs it: pip install "rankwise[finetune]" accelerate'
+        'rankwise.integrations.transformers needs transformers: pip install "rankwise[loops]"'
     ) from error
 
 
