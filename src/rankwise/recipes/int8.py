@@ -38,10 +38,10 @@ class Int8Linear(nn.Module):
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        device, bias = x.device.type, self.bias
+        device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
-        bias = bias if bias is None else bias.to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
         y: Tensor = Int8Product.apply(x, self.weight, self.scale, bias)
         return y
 
