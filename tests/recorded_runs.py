@@ -2,9 +2,10 @@
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import exp
 from pathlib import Path
+from types import MappingProxyType
 
 NAMES = ["encoder.layer.0.query", "encoder.layer.0.value", "encoder.layer.1.query"]
 HOSTILE = [
@@ -13,6 +14,7 @@ HOSTILE = [
     "<!-- \" ' --> {{ 7 * 7 }}",
 ]
 FULL = 64
+NOTHING: Mapping = MappingProxyType({})
 
 
 def shrinking(step: int) -> list[int]:
@@ -60,8 +62,8 @@ def write_run(
     *,
     lines: Sequence[dict] | None = None,
     names: Sequence[str] = tuple(NAMES),
-    metrics: dict | None = {},  # noqa: B006
-    about: dict | None = {},  # noqa: B006
+    metrics: Mapping | None = NOTHING,
+    about: Mapping | None = NOTHING,
     seed: int = 0,
 ) -> Path:
     """A folder with a history, `run.json` unless `about` is None, and metrics unless None."""
@@ -81,7 +83,7 @@ def write_run(
             "groups": [{"tensors": 9, "weight_decay": 0.0}], "versions": {"torch": "2.0"},
             "machine": {"device": "CPU", "cores": 2},
         }  # fmt: skip
-        (folder / "run.json").write_text(json.dumps(found | about))
+        (folder / "run.json").write_text(json.dumps(found | dict(about)))
     if metrics is not None:
-        (folder / "metrics.json").write_text(json.dumps(metrics))
+        (folder / "metrics.json").write_text(json.dumps(dict(metrics)))
     return folder

@@ -9,9 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "rankwise"
 ORDER = (
-    "numerics nn integrators optim check surgery compress robust io report integrations recipes cli"
+    "numerics nn integrators optim check surgery compress robust io adapters report "
+    "integrations recipes cli"
 ).split()
-CORE = ORDER[:9]
+CORE = ORDER[:10]
 CORE_NEEDS = {"torch", "safetensors"}
 FRAMEWORKS = {"transformers", "lightning"}
 """Each of them has a file of its name in `integrations`, which may need it on import."""

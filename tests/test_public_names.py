@@ -17,14 +17,14 @@ OPTIONS = {
     "merge_": "model final",
     "unmerge_": "model",
     "save": "model folder",
-    "load": "model folder other_base",
+    "load": "model folder prefix other_base",
     "save_training": "path model optimizer scheduler progress",
     "load_training": "path model optimizer scheduler",
     "export_lora": "model folder compact max_rank base_model_name task_type prefix",
     "Optimizer": (
         "model lr rule rank_rule integrator control weight_decay max_step conditioning groups"
     ),
-    "LowRankConv2d": "factors kernel_size stride padding dilation bias",
+    "LowRankConv2d": "factors kernel_size stride padding dilation bias base scale",
     "LowRankLinear": "factors base bias scale",
     "FixedRank": "",
     "Tolerance": "every grow min_rank max_rank rest rtol keep",
@@ -35,6 +35,15 @@ OPTIONS = {
     "HeavyBall": "momentum",
     "Spectral": "momentum",
     "RateFree": "start growth dense_lr",
+}
+ADAPTERS = {
+    "Adapter": "stored rounding",
+    "export_lora": "adapter folder compact base_model_name task_type",
+    "mean": "adapters weights",
+    "put_": "model adapter prefix other_base",
+    "read": "folder",
+    "take": "model",
+    "write": "adapter folder",
 }
 FINETUNE = (
     "model data task text_column label_column eval_data eval_fraction rank budget rtol fixed_rank "
@@ -52,6 +61,8 @@ ATTACK = (
     "save_every threads subjects"
 )
 
+CONVERT = "max_rank tolerance adapter compact prefix overwrite"
+
 
 def options(public) -> list[str]:
     return [name for name in inspect.signature(public).parameters if name != "self"]
@@ -67,14 +78,24 @@ def test_the_options_are_these(name):
     assert options(getattr(rw, name)) == OPTIONS[name].split()
 
 
+def test_the_names_and_options_of_adapters_are_these():
+    assert set(rw.adapters.__all__) == set(ADAPTERS)
+    for name, expected in ADAPTERS.items():
+        assert options(getattr(rw.adapters, name)) == expected.split()
+    assert options(rw.adapters.Adapter.rounded) == ["rtol", "max_rank"]
+    assert options(rw.compress.truncate_) == ["model", "rtol", "max_rank"]
+
+
 def test_the_options_of_the_command_line_are_these():
     from rankwise.recipes.attack_options import AttackOptions
+    from rankwise.recipes.convert_options import ConvertSettings
     from rankwise.recipes.options import FinetuneOptions
     from rankwise.recipes.train_options import TrainOptions
 
     assert options(FinetuneOptions) == FINETUNE.split()
     assert options(TrainOptions) == TRAIN.split()
     assert options(AttackOptions) == ATTACK.split()
+    assert options(ConvertSettings) == CONVERT.split()
 
 
 @pytest.mark.parametrize("name", OPTIONS)

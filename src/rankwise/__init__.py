@@ -1,5 +1,6 @@
 """Low-rank training for PyTorch that finds the rank of every layer by itself."""
 
+from rankwise import adapters as adapters
 from rankwise import check as check
 from rankwise import compress as compress
 from rankwise import init as init

@@ -22,12 +22,9 @@ from rankwise.integrations.lightning import RankwiseCallback
 from rankwise.integrators import BUG
 
 pytestmark = [
-    # Of Lightning: advice about loaders and checkpoints, and torch's names that it uses.
+    # Of Lightning: advice about checkpoints.
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
     pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),
 ]
 BATCHES = 6
 

@@ -362,3 +362,48 @@ def test_a_kernel_of_another_form_is_refused(tmp_path):
         load(flat, tmp_path)
     with pytest.raises(ValueError, match="the model has None"):
         load(nn.Sequential(LowRankLinear(f)), path)
+
+
+def test_a_file_of_a_part_goes_into_a_model_that_holds_it(tmp_path):
+    model = trained(1, 4)
+    save(model, tmp_path)
+    wrapped = nn.ModuleDict({"part": plain(), "norm": nn.BatchNorm1d(3)})
+    kept = wrapped["norm"].running_mean.clone()
+    load(wrapped, tmp_path, prefix="part.")
+    assert torch.equal(output(wrapped["part"]), output(model))
+    assert torch.equal(wrapped["norm"].running_mean, kept)
+    with pytest.raises(ValueError, match="`prefix`: the model has no part 'prat'; its parts are p"):
+        load(wrapped, tmp_path, prefix="prat")
+
+
+def test_a_file_from_before_layers_told_their_map_is_read(tmp_path):
+    model = trained(1, 4)
+    file = save(model, tmp_path)
+    with safe_open(file, framework="pt") as opened:
+        content = json.loads(opened.metadata()["rankwise"])
+    for entry in content["layers"].values():
+        assert entry.pop("map") == "linear"
+    save_file(load_file(file), file, metadata={"rankwise": json.dumps(content)})
+    fresh = plain()
+    load(fresh, tmp_path)
+    assert torch.equal(output(fresh), output(model))
+
+
+@pytest.mark.parametrize(
+    "entry, error",
+    [
+        ({"map": "matrix"}, "has map 'matrix', known are linear, embedding"),
+        ({"map": "conv2d"}, "is a 2d convolution with kernel size None"),
+        ({"map": "embedding"}, "is an embedding, the model's is a linear map"),
+        ({"map": "conv2d", "kernel_size": [3, 3]}, "has no kernels of"),
+        ({"map": "conv2d", "kernel_size": [0, 3]}, "has no kernels of"),
+    ],
+)
+def test_a_layer_of_another_map_is_refused(tmp_path, entry, error):
+    file = save(trained(1, 4), tmp_path)
+    with safe_open(file, framework="pt") as opened:
+        content = json.loads(opened.metadata()["rankwise"])
+    content["layers"]["2"] |= entry
+    save_file(load_file(file), file, metadata={"rankwise": json.dumps(content)})
+    with pytest.raises(ValueError, match=f"layer '2'.*{error}"):
+        load(plain(), tmp_path)

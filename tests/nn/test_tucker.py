@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import conv2d
 
 from cases import close, normal
-from kernels import CORES, kernel_of, tucker
 from rankwise.nn import TuckerConv2d
 from rankwise.numerics.tucker import Tucker
 from rankwise.numerics.tucker_tangent import project_kernel
+from tucker_kernels import CORES, kernel_of, tucker
 
 CHANNELS, KERNELS = 4, 7
 GEOMETRIES = [

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from cases import close, normal
-from kernels import CORES, KERNELS, kernel_of, modes, tail, tucker
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.init import truncated_svd
 from rankwise.numerics.tucker import (
@@ -14,6 +13,7 @@ from rankwise.numerics.tucker import (
     unit_cores,
     variance_preserving_tucker,
 )
+from tucker_kernels import CORES, KERNELS, kernel_of, modes, tail, tucker
 
 each_kernel = pytest.mark.parametrize("case", KERNELS, ids=str)
 each_core = pytest.mark.parametrize("core", CORES)

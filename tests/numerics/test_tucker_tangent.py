@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from cases import close, normal
-from kernels import CORES, KERNELS, kernel_of, modes, tangent_basis, tucker
 from rankwise.numerics import tangent as matrices
 from rankwise.numerics.factors import Factors, orthonormality_defect
 from rankwise.numerics.retract import cut, displaced
 from rankwise.numerics.spectrum import spectral_power
 from rankwise.numerics.tucker import Tucker, times_first, times_second
 from rankwise.numerics.tucker_tangent import project_kernel, tangent_at
+from tucker_kernels import CORES, KERNELS, kernel_of, modes, tangent_basis, tucker
 
 each_kernel = pytest.mark.parametrize("case", KERNELS, ids=str)
 each_core = pytest.mark.parametrize("core", CORES)

@@ -181,6 +181,28 @@ def test_what_needs_a_closure_says_so():
         optimizer.step(lambda: None)
 
 
+def test_a_closure_that_clears_first_is_called_step_after_step():
+    """As torch documents closures; and a skipped step leaves nothing behind either."""
+    model, twin = thin_layers(), thin_layers()
+    optimizer = Optimizer(model, lr=3e-2, rule=SGD(), integrator=BUG(), max_step=INF)
+    other = Optimizer(twin, lr=3e-2, rule=SGD(), integrator=BUG(), max_step=INF)
+    head = twin[4].weight.detach().clone()
+
+    def closure(i: int, factor: float = 1.0):
+        optimizer.zero_grad()
+        x, y = batch(i)
+        loss = factor * (model(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(lambda: closure(0, float("nan")))
+    losses = [optimizer.step(lambda i=i: closure(i)).item() for i in range(3)]
+    assert (optimizer.steps, optimizer.skipped) == (3, 1)
+    assert losses == train_by_closure(twin, other, 0, 3)
+    same(model, twin)
+    assert not torch.equal(twin[4].weight, head)
+
+
 def test_dropout_is_refused_where_the_model_runs_again():
     model = nn.Sequential(thin_layers(), nn.Dropout(0.1))
     optimizer = Optimizer(model, rule=SGD(), integrator=BUG())

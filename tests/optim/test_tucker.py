@@ -10,7 +10,6 @@ from torch.nn.functional import conv2d
 
 from cases import close, normal
 from images import mixed, stripes, train, weights
-from kernels import CORES, tangent_basis, tucker
 from rankwise.integrators import (
     BUG,
     AugmentedBUG,
@@ -33,6 +32,7 @@ from rankwise.optim.rate_free import RateFree
 from rankwise.optim.spectral import Spectral
 from rankwise.optim.tolerance import TailTolerance, Tolerance
 from rankwise.optim.update_rule import SGD, HeavyBall
+from tucker_kernels import CORES, tangent_basis, tucker
 
 RULES = [SGD(), HeavyBall(), Adam(), Adam(spectrum=1.0)]
 RANK_RULES = [

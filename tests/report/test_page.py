@@ -241,10 +241,9 @@ def test_a_long_run_of_many_layers_is_a_page_of_bounded_size_that_keeps_extremes
     assert (tmp_path / "report.html").stat().st_size < 2_000_000
     raw = next(c for c in read.numbers["charts"]["loss"]["curves"] if "each step" in c["name"])
     assert len(raw["xs"]) <= 600 and (raw["xs"][0], raw["xs"][-1]) == (1, 20_000)
-    assert dict(zip(raw["xs"], raw["ys"], strict=True))[7_778] == max(
-        y for y in raw["ys"]
-    ) == 77.5  # fmt: skip
-    assert dict(zip(raw["xs"], raw["ys"], strict=True))[12_346] == min(raw["ys"]) == -3.25
+    loss = dict(zip(raw["xs"], raw["ys"], strict=True))
+    assert loss[7_778] == max(raw["ys"]) == 77.5
+    assert loss[12_346] == min(raw["ys"]) == -3.25
     (heat,) = read.numbers["heats"].values()
     assert len(heat["rows"]) == 200
     final = [row["ranks"][-1] for row in heat["rows"]]

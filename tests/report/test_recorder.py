@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 import rankwise as rw
-from kernels import tucker
 from networks import batch, thin_layers
 from rankwise.nn import TuckerConv2d
 from rankwise.report.history import read_history
 from rankwise.report.recorder import Recorder
 from rankwise.robust import condition_numbers
+from tucker_kernels import tucker
 
 MEASURED = ("seconds", "memory", "peak_memory")
 NAMES = ["0", "2"]

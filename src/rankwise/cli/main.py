@@ -38,6 +38,7 @@ def commands() -> dict[str, Callable[..., int | None]]:
     """The commands by name; their arguments are the command's, None is status 0."""
     from rankwise.cli.attack import run_attack
     from rankwise.cli.compress import run_compress
+    from rankwise.cli.convert import run_convert
     from rankwise.cli.doctor import run_doctor
     from rankwise.cli.finetune import run_finetune
     from rankwise.cli.plan import run_plan
@@ -48,6 +49,7 @@ def commands() -> dict[str, Callable[..., int | None]]:
     return {
         "attack": run_attack,
         "compress": run_compress,
+        "convert": run_convert,
         "doctor": run_doctor,
         "finetune": run_finetune,
         "plan": run_plan,

@@ -7,13 +7,17 @@ from rankwise.compress.fisher import sampled_cross_entropy as sampled_cross_entr
 from rankwise.compress.fisher import sampled_square_error as sampled_square_error
 from rankwise.compress.trial import cut_weights as cut_weights
 from rankwise.compress.trial import least_keep as least_keep
+from rankwise.compress.truncation import Truncation as Truncation
+from rankwise.compress.truncation import truncate_ as truncate_
 
 __all__ = [
     "Calibration",
+    "Truncation",
     "calibrate",
     "cut_weights",
     "distillation_loss",
     "least_keep",
     "sampled_cross_entropy",
     "sampled_square_error",
+    "truncate_",
 ]

@@ -1,12 +1,12 @@
 """For `transformers.Trainer` and its heirs, such as TRL's `SFTTrainer`."""
 
-import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from rankwise.integrations.arguments import check_arguments, check_head, check_logging
 from rankwise.integrations.found import rankwise_optimizers
 from rankwise.io.checkpoint import save
 from rankwise.optim.optimizer import Optimizer
@@ -20,18 +20,6 @@ except ImportError as error:
     raise ImportError(
         'rankwise.integrations.transformers needs it: pip install "rankwise[finetune]" accelerate'
     ) from error
-
-WITHOUT_EFFECT = {
-    "learning_rate": "lr",
-    "weight_decay": "weight_decay",
-    "adam_beta1": None,
-    "adam_beta2": None,
-    "adam_epsilon": None,
-    "optim": None,
-    "optim_args": None,
-    "optim_target_modules": None,
-}
-"""Arguments for an optimizer that `Trainer` makes; what the one it is given has in their place."""
 
 
 class RankwiseCallback(TrainerCallback):
@@ -54,6 +42,7 @@ class RankwiseCallback(TrainerCallback):
 
     def __init__(self, record: str | Path | None = None) -> None:
         self._comes_first = False
+        self._optimizers: list[Optimizer] = []
         self._norm: Tensor | None = None
         self._record = record
         self._recorder: Recorder | None = None
@@ -65,8 +54,10 @@ class RankwiseCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         write = "pass `optimizers=(rankwise.Optimizer(model), None)` to the trainer"
-        for optimizer in rankwise_optimizers(given["model"], [given["optimizer"]], write):
+        self._optimizers = rankwise_optimizers(given["model"], [given["optimizer"]], write)
+        for optimizer in self._optimizers:
             check_arguments(args, optimizer)
+            check_head(args, given["model"])
             if self._record is not None:
                 check_logging(args)
                 self._recorder = Recorder(self._record, optimizer)
@@ -81,7 +72,7 @@ class RankwiseCallback(TrainerCallback):
             )
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        for optimizer in _optimizers(given):
+        for optimizer in self._optimizers:
             # Not yet a number: that would wait for the device.
             self._norm = optimizer.gradient_norm()
 
@@ -90,7 +81,7 @@ class RankwiseCallback(TrainerCallback):
         # The other entries are results of an evaluation or of the whole run.
         if "loss" not in logs:
             return
-        for optimizer in _optimizers(given):
+        for optimizer in self._optimizers:
             numbers = counts(optimizer)
             if self._norm is not None:
                 numbers["gradient_norm"] = float(self._norm)
@@ -109,45 +100,3 @@ class RankwiseCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if state.is_world_process_zero and low_rank_layers(given["model"]):
             save(given["model"], Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-
-def check_arguments(args: Any, optimizer: Optimizer) -> None:
-    """ValueError for `TrainingArguments` that a trainer with this optimizer cannot heed."""
-    given = [
-        field.name
-        for field in dataclasses.fields(args)
-        if field.name in WITHOUT_EFFECT and getattr(args, field.name) != _default(field)
-    ]
-    for name in given:
-        option, value = WITHOUT_EFFECT[name], getattr(args, name)
-        if option is None or value != optimizer.defaults[option]:
-            write = f"`rankwise.Optimizer(model, {option}={value!r})`" if option else "nothing"
-            raise ValueError(
-                f"`{type(args).__name__}({name}={value!r})` has no effect on an optimizer that the "
-                f"trainer is given: leave it out, and write {write} in its place"
-            )
-    if not optimizer.integrator.same_matrix:
-        raise ValueError(
-            f"the integrator {type(optimizer.integrator).__name__} runs the model again, and "
-            "`Trainer` calls `step()` without a closure to do so: use one of a single backward "
-            "pass (ParallelBUG, AugmentedBUG, AugmentedPSI), or a loop of your own"
-        )
-
-
-def check_logging(args: Any) -> None:
-    """ValueError unless the loss of each step is told."""
-    if args.logging_strategy != "steps" or args.logging_steps != 1:
-        raise ValueError(
-            "`RankwiseCallback(record=...)` writes the loss of every step, which the trainer tells "
-            'only with `logging_strategy="steps", logging_steps=1`'
-        )
-
-
-def _default(field: Any) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _optimizers(given: dict[str, Any]) -> list[Optimizer]:
-    return rankwise_optimizers(given["model"], [given["optimizer"]], "")

@@ -8,6 +8,7 @@ programs ignore.
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from rankwise.io.atomic import write_tensors, write_text
-from rankwise.io.lora import LoraPair, lora_pairs, padded
-from rankwise.io.state import dense_trained
-from rankwise.surgery.layers import factored_layers
+from rankwise.io.lora import LoraPair, is_zero, lora_pairs, padded
+from rankwise.io.peft_config import CONFIG
+from rankwise.io.peft_folder import PREFIX, WEIGHTS
+from rankwise.io.state import trained_state
+from rankwise.io.stored import MAPS, Stored
+from rankwise.nn.conv import LowRankConv2d
+from rankwise.surgery.layers import low_rank_layers
 from rankwise.surgery.plan import check_rank
-
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-KEY = "base_model.model.{}.lora_{}.weight"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class LoraExport:
     """Parameters that train but that LoRA cannot hold: not in the export."""
     padded_parameters: int
     compact_parameters: int
+    maps: tuple[str, ...] = ("linear",)
+    """Kinds of the exported layers: "linear", "embedding", "conv1d", "conv2d"."""
+    saved_modules: tuple[str, ...] = ()
+    """Modules that PEFT trained whole and whose tensors are in the folder."""
 
     @property
     def rank(self) -> int:
@@ -50,7 +55,10 @@ class LoraExport:
 
     @property
     def consumers(self) -> tuple[str, ...]:
-        """Programs that read this layout rightly."""
+        """Programs that read this layout and these kinds of layers rightly."""
+        if self.maps != ("linear",) or self.saved_modules:
+            # vLLM, llama.cpp and diffusers know no embeddings, no convolutions, or no heads.
+            return ("PEFT", "transformers")
         vllm = f"vLLM (--max-lora-rank {self.rank} or more)"
         everywhere = ("PEFT", "transformers", vllm)
         if self.compact and len(set(self.ranks.values())) > 1:
@@ -105,36 +113,84 @@ def export_lora(
     Raises:
         ValueError: if nothing can be exported, or a layer lies outside `prefix`.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"`model` must be a torch.nn.Module, got {type(model).__name__}; "
+            "`rankwise.adapters.export_lora` takes an adapter"
+        )
+    if not low_rank_layers(model):
+        raise ValueError("the model has no low-rank layer to export; `adapt_(model)` makes them")
+    for name, layer in low_rank_layers(model).items():
+        if isinstance(layer, LowRankConv2d) and layer.geometry.dilation != (1, 1):
+            raise ValueError(f"layer {name!r} is dilated, and PEFT's kernel beside it would not be")
+    return write_lora(
+        trained_state(model),
+        folder,
+        compact=compact,
+        max_rank=max_rank,
+        base_model_name=base_model_name,
+        task_type=task_type,
+        prefix=prefix,
+    )
+
+
+def write_lora(
+    state: Stored,
+    folder: str | Path,
+    *,
+    compact: bool = False,
+    max_rank: int | None = None,
+    base_model_name: str | None = None,
+    task_type: str | None = None,
+    prefix: str = "",
+    saved_modules: Sequence[str] = (),
+) -> LoraExport:
+    """`export_lora` of what is known of a model.
+
+    With `saved_modules`, names of modules that PEFT trained whole, the dense tensors and weights of
+    the base that PEFT wrote are in the folder too.
+    """
     if max_rank is not None:
         check_rank(max_rank, "max_rank")
-    pairs = lora_pairs(model, max_rank=max_rank, prefix=prefix.rstrip("."))
+    pairs = lora_pairs(state, max_rank=max_rank, prefix=prefix.rstrip("."))
     if not pairs:
         raise ValueError("every layer has a zero core: there is nothing to export. Train first.")
     rank = max(pair.rank for pair in pairs)
     exported = pairs if compact else [padded(pair, rank) for pair in pairs]
+    carried = _carried(state) if state.foreign and (saved_modules or state.frozen) else {}
     config = _config(exported, rank, base_model_name, task_type)
+    config["modules_to_save"] = list(saved_modules) or None
     path = Path(folder)
-    write_tensors(path / WEIGHTS, _tensors(exported), {})
+    tensors = {key: t for pair in exported for key, t in pair.tensors().items()}
+    write_tensors(path / WEIGHTS, {**tensors, **carried}, {})
     write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
+    found = {pair.layer.map for pair in pairs}
     return LoraExport(
         folder=path,
         compact=compact,
         ranks={pair.name: pair.rank for pair in pairs},
         errors={pair.name: pair.error for pair in pairs if pair.rank < pair.rank_before},
-        zero=tuple(n for n, layer in factored_layers(model).items() if not bool(layer.S.any())),
-        dense=tuple(dense_trained(model)),
+        zero=tuple(name for name, layer in state.layers.items() if is_zero(layer)),
+        dense=() if carried else tuple(state.dense),
+        saved_modules=tuple(saved_modules),
         padded_parameters=sum(rank * _width(pair) for pair in pairs),
         compact_parameters=sum(pair.rank * _width(pair) for pair in pairs),
+        maps=tuple(kind for kind in MAPS if kind in found),
     )
+
+
+def _carried(state: Stored) -> dict[str, Tensor]:
+    """What PEFT's file has beside the layers, under PEFT's names."""
+    tensors = {PREFIX + name: t for name, t in (*state.dense.items(), *state.statistics.items())}
+    for name, t in state.frozen.items():
+        module, _, entry = name.rpartition(".")
+        base = f"{module}.base_layer.{entry}" if module in state.layers else name
+        tensors[PREFIX + base] = t
+    return tensors
 
 
 def _width(pair: LoraPair) -> int:
     return pair.A.shape[1] + pair.B.shape[0]
-
-
-def _tensors(pairs: list[LoraPair]) -> dict[str, Tensor]:
-    sides = {KEY.format(pair.name, "A"): pair.A for pair in pairs}
-    return {**sides, **{KEY.format(pair.name, "B"): pair.B for pair in pairs}}
 
 
 def _config(
@@ -153,7 +209,7 @@ def _config(
         "lora_dropout": 0.0,
         "bias": "none",
         # PEFT sets this right for each layer of a model that mixes both, with a warning.
-        "fan_in_fan_out": all(pair.transposed for pair in pairs),
+        "fan_in_fan_out": all(pair.layer.transposed for pair in pairs),
         "use_rslora": False,
         "use_dora": False,
         "modules_to_save": None,

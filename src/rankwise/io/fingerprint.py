@@ -25,7 +25,7 @@ def to_text(mark: Fingerprint) -> str:
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode("ascii")
 
 
-def from_entry(path: Path, name: str, entry: Mapping[str, Any]) -> Fingerprint | None:
+def from_entry(path: Path | str, name: str, entry: Mapping[str, Any]) -> Fingerprint | None:
     """The fingerprint of a layer's entry; None where there is none, ValueError if it is broken."""
     text = entry.get("fingerprint")
     if text is None:
@@ -49,7 +49,7 @@ def of_modules(modules: Mapping[str, nn.Module]) -> dict[str, Fingerprint | None
 
 
 def check_base(
-    path: Path,
+    path: Path | str,
     stored: Mapping[str, Fingerprint | None],
     now: Mapping[str, Fingerprint | None],
 ) -> None:

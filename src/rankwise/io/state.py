@@ -4,96 +4,64 @@ That is: the factors of matrices and of Tucker kernels, the dense parameters tha
 running statistics of normalisation layers. Everything is checked before the model is touched.
 """
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from rankwise.check.base import fingerprints
-from rankwise.io.fingerprint import from_entry, to_text
-from rankwise.numerics.factors import Factors, orthonormality_defect
-from rankwise.numerics.fingerprint import Fingerprint
-from rankwise.numerics.tucker import Tucker
+from rankwise.io.stored import (
+    Stored,
+    StoredLayer,
+    a,
+    check_names,
+    check_shape,
+    described,
+    join,
+    kind_of,
+)
+from rankwise.nn.base import is_transposed
+from rankwise.nn.conv1d import LowRankConv1d
+from rankwise.nn.embedding import LowRankEmbedding
+from rankwise.nn.low_rank import LowRankModule
+from rankwise.numerics.fingerprint import fingerprint
 from rankwise.surgery.layers import low_rank_layers
-
-MAX_DEFECT = 1e-3
-
-KINDS: Mapping[str, type[Factors] | type[Tucker]] = {"matrix": Factors, "tucker": Tucker}
-"""Kinds of weights; the entries of a layer are named as the fields of its point. A file without a
-kind is from before there were two."""
-
-
-class StoredLayer(NamedTuple):
-    """One low-rank layer of a file."""
-
-    factors: Factors | Tucker
-    scale: float
-    has_base: bool
-    kernel_size: tuple[int, ...] | None
-    fingerprint: Fingerprint | None
-    """Of the frozen weight that the adapter was trained on, if it has one that can be compared."""
-
-
-class Stored(NamedTuple):
-    """What a file says of a model, checked in itself."""
-
-    path: Path
-    layers: dict[str, StoredLayer]
-    dense: dict[str, Tensor]
-    statistics: dict[str, Tensor]
-
-    @property
-    def fingerprints(self) -> dict[str, Fingerprint | None]:
-        return {name: layer.fingerprint for name, layer in self.layers.items() if layer.has_base}
 
 
 def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors by name, and the description that `stored` needs to read them back."""
-    layers = low_rank_layers(model)
-    tensors: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        tensors.update({join(name, key): t for key, t in layer.factors()._asdict().items()})
-    dense, statistics = dense_trained(model), running_statistics(model)
-    marks = {name: to_text(mark) for name, mark in fingerprints(model).items() if mark is not None}
-    described = {
-        name: {
-            "kind": _kind(layer.point_type),
-            "scale": layer.scale,
-            "shape": list(layer.shape),
-            "base": layer.base is not None,
-            **({} if layer.kernel_size is None else {"kernel_size": list(layer.kernel_size)}),
-            **({"fingerprint": marks[name]} if name in marks else {}),
-        }
-        for name, layer in layers.items()
-    }
-    content = {"layers": described, "dense": list(dense), "statistics": list(statistics)}
-    return {**tensors, **dense, **statistics}, content
+    return described(trained_state(model))
 
 
-def stored(path: Path, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> Stored:
-    """The inverse of `trained_tensors`; ValueError, with file and entry, for anything amiss."""
-    described = content.get("layers")
-    dense, statistics = (_names(path, content, key) for key in ("dense", "statistics"))
-    if not isinstance(described, dict):
-        raise ValueError(f"{path}: 'layers' of the metadata must name layers, got {described!r}")
-    types = {name: _point_type(path, name, entry) for name, entry in described.items()}
-    expected = [join(n, entry) for n, point in types.items() for entry in point._fields]
-    expected += dense + statistics
-    twice = {name for name in expected if expected.count(name) > 1} if _repeats(expected) else set()
-    if twice:
-        raise ValueError(f"{path}: entry {min(twice)!r} is described twice")
-    check_names(path, set(expected), set(tensors), "tensor")
-    layers = {
-        name: _layer(path, name, entry, types[name], tensors) for name, entry in described.items()
-    }
-    for name in dense + statistics:
-        if tensors[name].is_floating_point() and not bool(tensors[name].isfinite().all()):
-            raise ValueError(f"{path}: entry {name!r} has NaN or infinite values")
-    return Stored(path, layers, {n: tensors[n] for n in dense}, {n: tensors[n] for n in statistics})
+def trained_state(model: nn.Module) -> Stored:
+    """What training changes in `model`, not checked; the tensors are those of the model."""
+    layers = {name: entry_of(layer) for name, layer in low_rank_layers(model).items()}
+    dense: dict[str, Tensor] = {**dense_trained(model)}
+    return Stored("the model", layers, dense, running_statistics(model))
+
+
+def entry_of(layer: LowRankModule) -> StoredLayer:
+    """What a file says of `layer`; the factors share memory with it."""
+    transposed = layer.base is not None and is_transposed(layer.base)
+    return StoredLayer(
+        layer.factors(),
+        layer.scale,
+        layer.base is not None,
+        layer.kernel_size,
+        map_of(layer),
+        transposed,
+        None if layer.frozen is None else fingerprint(layer.frozen),
+    )
+
+
+def map_of(layer: LowRankModule) -> str:
+    """One of `MAPS`."""
+    if isinstance(layer, LowRankEmbedding):
+        return "embedding"
+    if isinstance(layer, LowRankConv1d):
+        return "conv1d"
+    return "linear" if layer.kernel_size is None else "conv2d"
 
 
 def check_fits(model: nn.Module, state: Stored) -> None:
@@ -104,10 +72,10 @@ def check_fits(model: nn.Module, state: Stored) -> None:
         new = state.layers[name]
         if not isinstance(new.factors, layer.point_type):
             raise ValueError(
-                f"{path}: layer {name!r} was saved as a {_kind(type(new.factors))}, the model has "
-                f"a {_kind(layer.point_type)}"
+                f"{path}: layer {name!r} was saved as a {kind_of(type(new.factors))}, the model "
+                f"has a {kind_of(layer.point_type)}"
             )
-        _check_shape(path, name, new.factors.shape, layer.shape)
+        check_shape(path, name, new.factors.shape, layer.shape)
         if new.scale != layer.scale:
             raise ValueError(
                 f"{path}: layer {name!r} was saved with scale {new.scale:g}, the model has "
@@ -119,6 +87,10 @@ def check_fits(model: nn.Module, state: Stored) -> None:
             raise ValueError(
                 f"{path}: layer {name!r} was saved with kernel size {new.kernel_size}, the model "
                 f"has {layer.kernel_size}"
+            )
+        if new.map and new.map != map_of(layer):
+            raise ValueError(
+                f"{path}: layer {name!r} is {a(new.map)}, the model has {a(map_of(layer))}"
             )
         if layer.merged:
             raise ValueError(f"layer {name!r} is merged; call `unmerge_(model)` before loading")
@@ -171,94 +143,9 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def join(name: str, entry: str) -> str:
-    """Name of an entry of the module `name`; the model itself has the name ""."""
-    return f"{name}.{entry}" if name else entry
-
-
-def check_names(path: Path, expected: set[str], got: set[str], what: str) -> None:
-    """ValueError that names one missing and one unexpected entry, if there are any."""
-    missing, unexpected = sorted(expected - got), sorted(got - expected)
-    problems = []
-    if missing:
-        problems.append(f"{what} {missing[0]!r} is missing{_and_more(missing)}")
-    if unexpected:
-        problems.append(f"{what} {unexpected[0]!r} is unexpected{_and_more(unexpected)}")
-    if problems:
-        raise ValueError(f"{path}: {'; '.join(problems)}")
-
-
-def _and_more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _repeats(names: list[str]) -> bool:
-    return len(set(names)) < len(names)
-
-
-def _names(path: Path, content: Mapping[str, Any], key: str) -> list[str]:
-    names = content.get(key)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: {key!r} of the metadata must be a list of names, got {names!r}")
-    return names
-
-
-def _kind(point_type: type) -> str:
-    return next(kind for kind, known in KINDS.items() if known is point_type)
-
-
-def _point_type(path: Path, name: str, entry: Any) -> type[Factors] | type[Tucker]:
-    kind = entry.get("kind", "matrix") if isinstance(entry, dict) else "matrix"
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"{path}: layer {name!r} is a {kind!r}, known are {', '.join(KINDS)}")
-    return KINDS[kind]
-
-
-def _layer(
-    path: Path,
-    name: str,
-    entry: Any,
-    point_type: type[Factors] | type[Tucker],
-    tensors: Mapping[str, Tensor],
-) -> StoredLayer:
-    scale = entry.get("scale") if isinstance(entry, dict) else None
-    if not isinstance(scale, (int, float)) or not 0.0 < abs(scale) < math.inf:
-        raise ValueError(
-            f"{path}: layer {name!r} needs a scale that is finite and not 0, got {entry!r}"
-        )
-    try:
-        named = (tensors[join(name, field)] for field in point_type._fields)
-        factors = point_type(*named).checked()
-    except ValueError as error:
-        raise ValueError(f"{path}: layer {name!r}: {error}") from error
-    _check_shape(path, name, entry.get("shape"), factors.shape)
-    for letter, Q in (("U", factors.U), ("V", factors.V)):
-        defect = float(orthonormality_defect(Q.double()))
-        if not defect <= MAX_DEFECT:
-            raise ValueError(
-                f"{path}: the columns of {join(name, letter)!r} are not orthonormal "
-                f"(max |Q^T Q - I| = {defect:.1e})"
-            )
-    kernel = entry.get("kernel_size")
-    if kernel is not None and (
-        not isinstance(kernel, list) or [type(k) for k in kernel] != [int, int]
-    ):
-        raise ValueError(f"{path}: layer {name!r} has kernel size {kernel!r}, expected two numbers")
-    return StoredLayer(
-        factors,
-        float(scale),
-        bool(entry.get("base", True)),
-        None if kernel is None else tuple(kernel),
-        from_entry(path, name, entry),
-    )
-
-
-def _check_shape(path: Path, name: str, got: Any, wanted: tuple[int, int]) -> None:
-    if not isinstance(got, (list, tuple)) or tuple(got) != wanted:
-        raise ValueError(f"{path}: layer {name!r} has shape {got}, expected {wanted} (out, in)")
-
-
-def _check_target(path: Path, name: str, value: Tensor, target: Tensor | None, what: str) -> None:
+def _check_target(
+    path: Path | str, name: str, value: Tensor, target: Tensor | None, what: str
+) -> None:
     if target is None:
         raise ValueError(f"{path}: the model has no {what} {name!r}")
     if value.shape != target.shape:

@@ -13,7 +13,8 @@ from rankwise.check.base import fingerprints
 from rankwise.io.document import Document, read_document, write_document
 from rankwise.io.fingerprint import check_base
 from rankwise.io.random_state import random_state, set_random_state_
-from rankwise.io.state import check_fits, check_names, dense_trained, put_, stored, trained_tensors
+from rankwise.io.state import check_fits, dense_trained, put_, trained_tensors
+from rankwise.io.stored import check_names, stored
 from rankwise.io.tree import flatten, unflatten
 from rankwise.surgery.layers import low_rank_layers
 

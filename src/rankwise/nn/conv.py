@@ -7,7 +7,7 @@ from torch.autograd import Function
 from torch.nn.functional import conv2d, unfold
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from rankwise.nn.factored import Factored
+from rankwise.nn.factored import Factored, adapter_repr
 from rankwise.nn.function import check_rank_kept
 from rankwise.nn.geometry import Geometry, Pair, as_geometry, convolve, pointwise, sum_of_products
 from rankwise.nn.plain import convolution
@@ -16,6 +16,8 @@ from rankwise.numerics.factors import Factors
 
 class LowRankConv2d(Factored):
     """`y = conv2d(x, W) + bias`, where `W` as a matrix (out, in * kh * kw) is `U S V^T`.
+
+    With a base it is `y = base(x) + scale * conv2d(x, W)`.
 
     It runs as a convolution with `r` kernels, the columns of `V`, and a map of channels, `U S`. So
     `r (out + in kh kw)` numbers do the work of `out in kh kw`.
@@ -27,7 +29,10 @@ class LowRankConv2d(Factored):
         stride: >= 1.
         padding: with zeros, >= 0.
         dilation: >= 1.
-        bias: (out,).
+        bias: only without a base, (out,).
+        base: a convolution that moves in the same way, with a kernel of the same shape; it is
+            frozen. None: the factors are the kernel.
+        scale: factor of the low-rank part, finite and not 0, fixed for good.
 
     Raises:
         ValueError: where the rows of `V` are no multiple of `kh * kw`.
@@ -45,8 +50,10 @@ class LowRankConv2d(Factored):
         padding: int | Pair = 0,
         dilation: int | Pair = 1,
         bias: Tensor | None = None,
+        base: nn.Module | None = None,
+        scale: float = 1.0,
     ) -> None:
-        super().__init__(factors, bias=bias)
+        super().__init__(factors, base=base, bias=bias, scale=scale)
         self.geometry = as_geometry(kernel_size, stride, padding, dilation)
         self.kernel_size = kh, kw = self.geometry.kernel_size
         if self.shape[1] % (kh * kw):
@@ -71,11 +78,14 @@ class LowRankConv2d(Factored):
         return places(y)
 
     def dense_layer(self) -> nn.Module:
-        kernels = self.factors().dense().reshape(self.out_channels, self.in_channels, *self._size)
+        self.check_whole()
+        W = self.scale * self.factors().dense()
+        kernels = W.reshape(self.out_channels, self.in_channels, *self._size)
         return convolution(self.plain, kernels, self.bias, **self._moves).train(self.training)
 
     def thin_layers(self) -> nn.Sequential:
-        B, A = self.factors().balanced()
+        self.check_whole()
+        B, A = self.factors().scaled(self.scale).balanced()
         kernels = A.reshape(self.rank, self.in_channels, *self._size)
         first = convolution(self.plain, kernels, None, **self._moves)
         ones = (1,) * self.dimensions
@@ -91,13 +101,27 @@ class LowRankConv2d(Factored):
         return {n: move[-self.dimensions :] for n, move in self.geometry.moves().items()}
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.merged:
+            assert self.base is not None
+            whole: Tensor = self.base(x)
+            return whole
+        if self.scale == 1.0:
+            y = self.product(x, self.bias)
+        else:
+            y = self.scale * self.product(x, None)
+            y = y if self.bias is None else y + self.bias.reshape(-1, *[1] * self.dimensions)
+        return y if self.base is None else self.base(x) + y
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """`conv2d(x, U S V^T) + bias`."""
         factors = self.U, self.S, self.V
         return convolve(
-            LowRankConvolution, x, factors, self.bias, self.geometry, channels=self.in_channels
+            LowRankConvolution, x, factors, bias, self.geometry, channels=self.in_channels
         )
 
     def extra_repr(self) -> str:
-        return f"{self.in_channels}, {self.out_channels}, rank={self.rank}, {self.geometry}"
+        told = f"{self.in_channels}, {self.out_channels}, rank={self.rank}, {self.geometry}"
+        return told + adapter_repr(self)
 
 
 def patches(x: Tensor, geometry: Geometry) -> Tensor:

@@ -17,7 +17,9 @@ class LowRankConv1d(LowRankConv2d):
         stride: >= 1.
         padding: with zeros, >= 0.
         dilation: >= 1.
-        bias: (out,).
+        bias: only without a base, (out,).
+        base: a convolution that moves in the same way, or None.
+        scale: factor of the low-rank part, finite and not 0, fixed for good.
     """
 
     plain: ClassVar[type[nn.Module]] = nn.Conv1d
@@ -32,6 +34,8 @@ class LowRankConv1d(LowRankConv2d):
         padding: int = 0,
         dilation: int = 1,
         bias: Tensor | None = None,
+        base: nn.Module | None = None,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(
             factors,
@@ -40,6 +44,8 @@ class LowRankConv1d(LowRankConv2d):
             padding=(0, padding),
             dilation=(1, dilation),
             bias=bias,
+            base=base,
+            scale=scale,
         )
 
     def input_rows(self, x: Tensor) -> Tensor:
@@ -48,10 +54,10 @@ class LowRankConv1d(LowRankConv2d):
     def output_rows(self, y: Tensor) -> Tensor:
         return super().output_rows(y.unsqueeze(-2))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if x.ndim not in (2, 3) or x.shape[-2] != self.in_channels:
             raise ValueError(
                 f"the input must be (batch, {self.in_channels}, length) or without the batch, got "
                 f"{tuple(x.shape)}"
             )
-        return super().forward(x.unsqueeze(-2)).squeeze(-2)
+        return super().product(x.unsqueeze(-2), bias).squeeze(-2)

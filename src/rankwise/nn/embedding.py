@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from rankwise.nn.factored import Factored
+from rankwise.nn.factored import Factored, adapter_repr
 from rankwise.nn.function import check_rank_kept, rows_of
 from rankwise.nn.plain import linear
 from rankwise.numerics.factors import Factors
 
 
 class LowRankEmbedding(Factored):
-    """`y = W[index]`, where `W` (entries, width) is `U S V^T`.
+    """`y = W[index]`, where `W` (entries, width) is `U S V^T`, or `y = base(index) + scale * ...`.
 
     The factors are those of a linear map with the same weight, so that an output layer tied to the
     embedding shares them.
@@ -22,10 +22,19 @@ class LowRankEmbedding(Factored):
         factors: `U` (entries, r), `S` (r, r), `V` (width, r).
         padding_idx: an entry whose places give no gradient. Its row is one of `U S V^T` all the
             same, and moves with the bases.
+        base: an embedding of the same shape; it is frozen. None: the factors are the table.
+        scale: factor of the low-rank part, finite and not 0, fixed for good.
     """
 
-    def __init__(self, factors: Factors, *, padding_idx: int | None = None) -> None:
-        super().__init__(factors)
+    def __init__(
+        self,
+        factors: Factors,
+        *,
+        padding_idx: int | None = None,
+        base: nn.Module | None = None,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(factors, base=base, scale=scale)
         self.padding_idx = padding_idx
 
     @property
@@ -51,21 +60,29 @@ class LowRankEmbedding(Factored):
     def forward(self, index: Tensor) -> Tensor:
         if index.is_floating_point():
             raise TypeError(f"an embedding takes integer indices, got {index.dtype}")
+        if self.merged:
+            assert self.base is not None
+            whole: Tensor = self.base(index)
+            return whole
         y: Tensor = LowRankLookup.apply(index, self.U, self.S, self.V, self.padding_idx)[0]
-        return y
+        y = y if self.scale == 1.0 else self.scale * y
+        return y if self.base is None else self.base(index) + y.to(self.weight.dtype)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}, rank={self.rank}{padding}"
+        told = f"{self.num_embeddings}, {self.embedding_dim}, rank={self.rank}{padding}"
+        return told + adapter_repr(self)
 
     def dense_layer(self) -> nn.Embedding:
+        self.check_whole()
         new = nn.Embedding.from_pretrained(
-            self.factors().dense(), freeze=False, padding_idx=self.padding_idx
+            self.scale * self.factors().dense(), freeze=False, padding_idx=self.padding_idx
         )
         return new.train(self.training)
 
     def thin_layers(self) -> nn.Sequential:
-        B, A = self.factors().balanced()
+        self.check_whole()
+        B, A = self.factors().scaled(self.scale).balanced()
         table = nn.Embedding.from_pretrained(B, freeze=False, padding_idx=self.padding_idx)
         return nn.Sequential(table, linear(A.mT, None)).train(self.training)
 

@@ -1,13 +1,24 @@
 """Low-rank modules whose weight is one matrix."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.tangent import Tangent
+
+MERGE_FIRST = (
+    "an adapter is not the weight, it is added to one: `merge_(model, final=True)` puts it in there"
+)
+
+
+def adapter_repr(layer: "Factored") -> str:
+    """What `repr` tells of a layer with a base, "" of one without."""
+    if layer.base is None:
+        return ""
+    return f", scale={layer.scale:g}" + (", merged" if layer.merged else "")
 
 
 class Factored(LowRankModule):
@@ -22,12 +33,28 @@ class Factored(LowRankModule):
     S: nn.Parameter
 
     @property
+    def weight(self) -> Tensor:
+        """The frozen weight of the base, for code that asks a layer for its dtype or device.
+
+        Without a base there is no such attribute: the weight is `factors().dense()`.
+        """
+        if self.base is None:
+            raise AttributeError("weight")
+        weight: Any = self.base.weight
+        return weight
+
+    @property
     def thin_numel(self) -> int:
         return self.rank * sum(self.shape)
 
     @property
     def rank(self) -> int:
         return self.S.shape[0]
+
+    def check_whole(self) -> None:
+        """ValueError for an adapter."""
+        if self.base is not None:
+            raise ValueError(MERGE_FIRST)
 
     def factors(self) -> Factors:
         return Factors(self.U.detach(), self.S.detach(), self.V.detach())

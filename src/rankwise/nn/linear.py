@@ -1,7 +1,5 @@
 """The linear map of low rank, with or without a frozen base."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from rankwise.nn.base import frozen_weight, linear_shape
@@ -9,10 +7,6 @@ from rankwise.nn.factored import Factored
 from rankwise.nn.function import low_rank_product, rows_of
 from rankwise.nn.plain import linear
 from rankwise.numerics.factors import Factors, check_factors
-
-MERGE_FIRST = (
-    "an adapter is not the weight, it is added to one: `merge_(model, final=True)` puts it in there"
-)
 
 
 class LowRankLinear(Factored):
@@ -42,17 +36,6 @@ class LowRankLinear(Factored):
         super().__init__(factors, base=base, bias=bias, scale=scale)
 
     @property
-    def weight(self) -> Tensor:
-        """The frozen weight of the base, for code that asks a layer for its dtype or device.
-
-        Without a base there is no such attribute: the weight is `factors().dense()`.
-        """
-        if self.base is None:
-            raise AttributeError("weight")
-        weight: Any = self.base.weight
-        return weight
-
-    @property
     def out_features(self) -> int:
         return self.U.shape[0]
 
@@ -67,13 +50,11 @@ class LowRankLinear(Factored):
         return rows_of(y)
 
     def dense_layer(self) -> nn.Module:
-        if self.base is not None:
-            raise ValueError(MERGE_FIRST)
+        self.check_whole()
         return linear(self.scale * self.factors().dense(), self.bias).train(self.training)
 
     def thin_layers(self) -> nn.Sequential:
-        if self.base is not None:
-            raise ValueError(MERGE_FIRST)
+        self.check_whole()
         B, A = self.factors().balanced()
         first, second = linear(A, None), linear(self.scale * B, self.bias)
         return nn.Sequential(first, second).train(self.training)

@@ -1,6 +1,6 @@
 """What a saved state of an optimizer must agree with, for the run to go on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +31,27 @@ def check_parts(own: Mapping[str, Any], **parts: object) -> None:
 
 def check_saved_ranks(layers: list[NamedLayer], state: Mapping[Tensor, Any]) -> None:
     """ValueError unless momentum is of the ranks that the layers have."""
+    for name, ranks, saved in _differing(layers, state):
+        raise ValueError(
+            f"layer {name!r} has rank {_text(ranks)}, but the optimizer was saved with rank "
+            f"{_text(saved)}. Load the model that was saved with it first."
+        )
+
+
+def check_ranks_kept(layers: list[NamedLayer], state: Mapping[Tensor, Any]) -> None:
+    """ValueError where something else has changed a rank since the last step."""
+    for name, ranks, saved in _differing(layers, state):
+        raise ValueError(
+            f"layer {name!r} has rank {_text(ranks)}, the momentum of its optimizer rank "
+            f"{_text(saved)}: it was cut, loaded or switched since the last step. Put the earlier "
+            "factors back, or make a new rankwise.Optimizer."
+        )
+
+
+def _differing(
+    layers: list[NamedLayer], state: Mapping[Tensor, Any]
+) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Layers with momentum of other ranks than their own: name, ranks, and those of momentum."""
     for name, layer in layers:
         momentum = state[layer.U].get("momentum") if layer.U in state else None
         if momentum is None:
@@ -38,10 +59,7 @@ def check_saved_ranks(layers: list[NamedLayer], state: Mapping[Tensor, Any]) -> 
         # `K`, `L` have the columns of `U`, `V`.
         saved = tuple(t.shape[1] for t in momentum[: len(layer.ranks)])
         if saved != layer.ranks:
-            raise ValueError(
-                f"layer {name!r} has rank {_text(layer.ranks)}, but the optimizer was saved with "
-                f"rank {_text(saved)}. Load the model that was saved with it first."
-            )
+            yield name, layer.ranks, saved
 
 
 def _text(ranks: tuple[int, ...]) -> str:

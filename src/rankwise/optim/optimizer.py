@@ -25,7 +25,7 @@ from rankwise.optim.arguments import (
 )
 from rankwise.optim.batches import Batches
 from rankwise.optim.conditioning import Conditioning, shaping
-from rankwise.optim.continuing import check_parts, check_saved_ranks, saved_parts
+from rankwise.optim.continuing import check_parts, check_ranks_kept, check_saved_ranks, saved_parts
 from rankwise.optim.layers import NamedLayer, param_groups, trainable_layers
 from rankwise.optim.ownership import Version, check_untouched, claim, record
 from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
@@ -181,6 +181,7 @@ class Optimizer(torch.optim.Optimizer):
         if not _all_finite(list(self._gradients())):
             return self._skip(loss)
         check_untouched(self, self.layers, self._versions)
+        check_ranks_kept(self.layers, self.state)
         for group in self.param_groups:
             group["peak_lr"] = max(group.get("peak_lr", 0.0), float(group["lr"]))
         moving = [named for named in self.layers if has_gradient(*named)]

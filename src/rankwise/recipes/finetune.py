@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rankwise.io.adapter_file import FILE_NAME
 from rankwise.io.atomic import write_tensors, write_text
-from rankwise.io.checkpoint import FILE_NAME, save
+from rankwise.io.checkpoint import save
 from rankwise.io.export_lora import LoraExport
 from rankwise.recipes.adapter_run import (
     FIGURE,

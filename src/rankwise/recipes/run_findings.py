@@ -11,8 +11,9 @@ from rankwise.check.base import base_finding, compared
 from rankwise.check.curve import Line, RuleText, curve_findings, rank_bounds, rule_text
 from rankwise.check.finding import Finding, fault, fine, some, warning
 from rankwise.check.weights import Weight, weights_findings
-from rankwise.io.checkpoint import FILE_NAME
-from rankwise.io.export_lora import CONFIG, WEIGHTS
+from rankwise.io.adapter_file import FILE_NAME
+from rankwise.io.peft_config import CONFIG
+from rankwise.io.peft_folder import WEIGHTS
 from rankwise.recipes.base_files import base_weights
 from rankwise.recipes.folder import METRICS, OPTIONS
 from rankwise.recipes.weight_files import (

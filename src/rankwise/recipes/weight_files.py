@@ -14,16 +14,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rankwise.check.weights import Weight
-from rankwise.io import checkpoint, training
+from rankwise.io import adapter_file, training
 from rankwise.io.document import METADATA_KEY, Document, read_document
-from rankwise.io.export_lora import CONFIG, WEIGHTS
 from rankwise.io.fingerprint import from_entry
-from rankwise.io.state import KINDS, join, stored
+from rankwise.io.peft_config import CONFIG
+from rankwise.io.peft_folder import PREFIX, SIDE, WEIGHTS
+from rankwise.io.stored import KINDS, join, stored
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.numerics.tucker import Tucker
 
-FORMATS = {checkpoint.FORMAT: checkpoint.VERSION, training.FORMAT: training.VERSION}
+FORMATS = {adapter_file.FORMAT: adapter_file.VERSION, training.FORMAT: training.VERSION}
 
 
 class WeightFile(NamedTuple):
@@ -63,7 +64,7 @@ def read_weights(path: Path) -> WeightFile:
     if named not in FORMATS:
         raise ValueError(f"{path} holds no low-rank weights of rankwise")
     document = read_document(path, format=named, version=FORMATS[named])
-    if named == checkpoint.FORMAT:
+    if named == adapter_file.FORMAT:
         return _weights(path, document.tensors, document.content)
     content = document.content.get("model")
     if not isinstance(content, dict):
@@ -130,13 +131,16 @@ def read_lora(folder: Path) -> WeightFile:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     weights: dict[str, Weight] = {}
     for key, A in tensors.items():
-        name, found, _ = key.partition(".lora_A.")
-        if found:
-            B = tensors.get(key.replace(".lora_A.", ".lora_B."))
-            if B is None or A.ndim != 2 or B.ndim != 2 or B.shape[1] != A.shape[0]:
+        match = SIDE.fullmatch(key.removeprefix(PREFIX))
+        if match and match[2] in ("A.weight", "embedding_A"):
+            other = match[2].replace("A", "B")
+            B = tensors.get(f"{key.removesuffix(match[2])}{other}")
+            if B is None or A.ndim < 2 or B.ndim != A.ndim or B.shape[1] != A.shape[0]:
                 raise ValueError(f"{path}: {key} has no lora_B that fits")
-            name = name.removeprefix("base_model.model.")
-            weights[name] = Weight(_factors(A, B), _lora_scale(config, A.shape[0]), True)
+            scale, A, B = _lora_scale(config, A.shape[0]), A.flatten(1), B.flatten(1)
+            # The table of an embedding is the transpose of PEFT's product.
+            f = _factors(B.mT, A.mT) if match[2] == "embedding_A" else _factors(A, B)
+            weights[match[1]] = Weight(f, scale, True)
     if not weights:
         raise ValueError(f"{path} has no pair of lora_A and lora_B")
     return WeightFile(path, weights, dict.fromkeys(weights))

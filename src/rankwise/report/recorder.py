@@ -105,7 +105,7 @@ class Recorder:
         several = [rank for own in ranks for rank in own]
         line: Line = {
             "step": self._last["step"] + 1 if self._last else 1,
-            "loss": float(loss),
+            "loss": float(loss.detach() if isinstance(loss, Tensor) else loss),
             "lr": float(lr),
             "mean_rank": sum(several) / max(1, len(several)),
             "parameters": self._parameters(self._optimizer),

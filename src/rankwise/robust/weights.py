@@ -67,10 +67,23 @@ def plain_kernel(layer: Any, gain: Tensor | None) -> Kernel:
 
 def matricised_kernel(layer: LowRankConv2d, gain: Tensor | None) -> Kernel:
     """`r` kernels in the place of `out`: `g U = Q T` leaves `T S V^T`."""
+    if layer.base is not None:
+        return _sum_kernel(layer, gain)
     U, S, V = map(exact, layer.factors())
     rows = layer.scale * _triangle(_gained(U, gain)) @ S @ V.mT
     size = layer.geometry.kernel_size
     return Kernel(rows.reshape(1, len(rows), layer.in_channels, *size), layer.geometry)
+
+
+def _sum_kernel(layer: LowRankConv2d, gain: Tensor | None) -> Kernel:
+    """Of an adapter: that of its base, with the product added unless it is merged."""
+    assert layer.base is not None
+    kernel = plain_kernel(layer.base, gain)
+    if layer.merged:
+        return kernel
+    U, S, V = map(exact, layer.factors())
+    delta = layer.scale * _gained(U, gain) @ S @ V.mT
+    return kernel._replace(weight=kernel.weight + delta.reshape(kernel.weight.shape))
 
 
 def tucker_kernel(layer: TuckerConv2d, gain: Tensor | None) -> Kernel:

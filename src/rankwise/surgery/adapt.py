@@ -1,12 +1,12 @@
 """Giving a trained model low-rank adapters, in place."""
 
-import torch
 from torch import nn
 
 from rankwise.nn.base import is_linear, linear_shape
-from rankwise.nn.linear import LowRankLinear
+from rankwise.nn.factored import Factored
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.init import zero_core
+from rankwise.surgery.adapter import adapter_for, factor_like
 from rankwise.surgery.init import stream
 from rankwise.surgery.layers import low_rank_layers, parametric_layers, replace_
 from rankwise.surgery.plan import Plan, PlannedLayer, plan
@@ -56,7 +56,7 @@ def adapt_(
         reasons = dict.fromkeys(f"{p.name}: {p.reason}" for p in planned.layers)
         raise ValueError(f"no layer is left to adapt. {listing(list(reasons))}")
     ranks = {p.name: p for p in planned.adapted}
-    new: dict[str, LowRankLinear] = {}
+    new: dict[str, Factored] = {}
     for layer in parametric_layers(model):
         if layer.name in ranks:
             factors = _initial(layer.module, ranks[layer.name], seed)
@@ -68,19 +68,6 @@ def adapt_(
     for dense in planned.dense:
         parameters[dense.name].requires_grad_(True)
     return planned
-
-
-def adapter_for(base: nn.Module, factors: Factors, scale: float) -> LowRankLinear:
-    """A low-rank layer around `base`, in the mode (train or eval) that `base` is in."""
-    return LowRankLinear(factors, base=base, scale=scale).train(base.training)
-
-
-def factor_like(base: nn.Module) -> torch.Tensor:
-    """An empty tensor of the type and device that factors on `base` have."""
-    weight = base.weight
-    assert isinstance(weight, torch.Tensor)
-    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    return torch.empty(0, dtype=dtype, device=weight.device)
 
 
 def _initial(base: nn.Module, planned: PlannedLayer, seed: int) -> Factors:

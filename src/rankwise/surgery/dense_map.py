@@ -200,7 +200,7 @@ class Conv1dMap(ConvolutionMap, RowMap):
 
     def low_rank(self, factors: Factors) -> LowRankModule:
         moves = {name: move[0] for name, move in self.moves().items()}
-        return LowRankConv1d(factors, bias=self.module.bias, **moves)
+        return LowRankConv1d(factors, bias=self.module.bias, **moves)  # type: ignore[arg-type]
 
 
 @register(nn.Embedding)

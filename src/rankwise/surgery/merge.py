@@ -11,6 +11,8 @@ from rankwise.nn.low_rank import ORIGINAL
 from rankwise.surgery.layers import factored_layers, replace_
 from rankwise.surgery.select import listing
 
+PLAIN = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)
+
 
 def merge_(model: nn.Module, *, final: bool = False) -> None:
     """Put `W0 + scale * U S V^T` into the base weight of every adapted layer.
@@ -71,6 +73,7 @@ def merged_weight(layer: Factored) -> Tensor:
     W0 = _weight(layer)
     if is_transposed(layer.base):
         delta = delta.mT
+    delta = delta.reshape(W0.shape)
     return (W0.to(delta.dtype) + delta).to(W0.dtype).contiguous()
 
 
@@ -94,7 +97,7 @@ def _adapted(model: nn.Module) -> dict[str, Factored]:
 def _check_plain(name: str, layer: Factored) -> None:
     base = layer.base
     assert base is not None
-    plain = type(base) is nn.Linear or is_transposed(base)
+    plain = type(base) in PLAIN or is_transposed(base)
     weight = _weight(layer)
     if not plain or not is_plain(weight):
         raise ValueError(

@@ -40,8 +40,8 @@ def smoothed(values: Numbers, width: int) -> list[float]:
 
 
 def smoothing_width(count: int) -> int:
-    """Steps in a running mean: a fortieth of the run, at least 5."""
-    return max(5, count // 40)
+    """Steps in a running mean: a fifteenth of the run, from 5 to 500."""
+    return min(500, max(5, count // 15))
 
 
 def thinned(values: Numbers, most: int = MOST_POINTS) -> list[int]:

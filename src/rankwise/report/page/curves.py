@@ -1,6 +1,6 @@
 """Which charts a page has, of the networks of all its runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf, isfinite, nan
 from typing import NamedTuple
 
@@ -139,11 +139,11 @@ def _memory(networks: Sequence[Named]) -> Chart:
 
 
 def _seconds(networks: Sequence[Named]) -> Chart:
-    scale: Callable[[list[float]], list[float]] = lambda ys: [1e3 * y for y in ys]  # noqa: E731
     curves = []
     for n in networks:
         steps, seconds = column(n.lines, "seconds")
-        mean = smoothed(scale(seconds), smoothing_width(len(n.lines)))
+        milliseconds = [1e3 * second for second in seconds]
+        mean = smoothed(milliseconds, smoothing_width(len(n.lines)))
         curves.append(Curve(n.name, steps, mean, n.colour))
     return Chart("seconds", "Time of a step", "milliseconds, running mean", "step", curves,
                  from_zero=True)  # fmt: skip

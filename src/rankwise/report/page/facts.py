@@ -1,4 +1,4 @@
-"""What a run says of itself in a few numbers, and in one sentence."""
+"""What a run says of itself in a few numbers, and how they are written."""
 
 import statistics
 from collections.abc import Callable
@@ -8,10 +8,7 @@ from typing import Any, NamedTuple
 from rankwise.report.page.course import column
 from rankwise.report.page.run import Network, Run, number_at
 
-WITHIN = ("steps", "removed", "seconds")
-"""What is written below another number, not on a card of its own."""
-LEAST_REMOVED = 0.0005
-"""Share of parameters that is worth a word."""
+NO_BREAK = "\u00a0"
 TAIL = 30
 """Last steps of which a final loss is the mean."""
 
@@ -58,18 +55,21 @@ def loss(value: float) -> str:
 
 
 def memory(value: float) -> str:
-    return f"{value / 2**30:,.2f} GiB" if value >= 2**30 else f"{value / 2**20:,.0f} MiB"
+    text = f"{value / 2**30:,.2f} GiB" if value >= 2**30 else f"{value / 2**20:,.0f} MiB"
+    return text.replace(" ", NO_BREAK)
 
 
 def duration(value: float) -> str:
-    """`3 ms`, `1.25 s`, `4 min 10 s`, `2 h 5 min`."""
-    if value < 1:
-        return f"{1e3 * value:.3g} ms"
-    if value < 59.95:
-        return f"{value:.3g} s"
+    """`3 ms`, `1.25 s`, `4 min 10 s`, `2 h 5 min`, with spaces that do not break."""
     minutes, seconds = divmod(round(value), 60)
     hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if hours else f"{minutes} min {seconds} s"
+    if value < 1:
+        text = f"{1e3 * value:.3g} ms"
+    elif value < 59.95:
+        text = f"{value:.3g} s"
+    else:
+        text = f"{hours} h {rest} min" if hours else f"{minutes} min {seconds} s"
+    return text.replace(" ", NO_BREAK)
 
 
 MEASURES = (
@@ -107,7 +107,7 @@ def facts_of(run: Run) -> Facts:
     peaks = column(lines, "peak_memory")[1]
     skipped = first("skipped_steps")
     return Facts(
-        accuracy=first("accuracy", "low_rank.accuracy", "after.accuracy"),
+        accuracy=first("accuracy", "eval_accuracy", "low_rank.accuracy", "after.accuracy"),
         loss=first("eval_loss", "low_rank.loss", "after.loss"),
         train_loss=_mean(losses) if train_loss is None else train_loss,
         parameters_start=start,
@@ -135,95 +135,3 @@ def _skipped(lines: list[dict[str, Any]]) -> int | None:
 def main_network(run: Run) -> Network | None:
     """The one that the run is about: None for an attack, which may have trained several."""
     return next((network for network in run.networks if not network.name), None)
-
-
-class Card(NamedTuple):
-    """A number that is to be seen first."""
-
-    label: str
-    value: str
-    note: str = ""
-
-
-def cards_of(run: Run) -> list[Card]:
-    """The headline numbers, those that the run tells."""
-    if run.command == "attack":
-        return _attacked(run)
-    f, dense = facts_of(run), number_at(run.metrics, "dense", "accuracy")
-    before = number_at(run.metrics, "before", "loss")
-    notes = {
-        "accuracy": f"dense twin {percent(dense)}" if dense is not None else "on held-out rows",
-        "loss": f"before {loss(before)}" if before is not None else "on held-out rows",
-        "train_loss": f"mean of the last {min(TAIL, f.steps or TAIL)} steps",
-        "parameters_end": _removed(f),
-        "seconds_per_step": f"{f.steps:,} steps in {duration(f.seconds)}" if f.seconds else "",
-        "skipped": "for a non-finite gradient" if f.skipped else "",
-    }
-    values = f._asdict()
-    shown = [m for m in MEASURES if m.fact not in WITHIN and values[m.fact] is not None]
-    cards = [Card(m.label, m.form(values[m.fact]), notes.get(m.fact, "")) for m in shown]
-    return cards + _own(run)
-
-
-def _removed(f: Facts) -> str:
-    if not f.parameters_start:
-        return ""
-    removed = f", {f.removed:.1%} removed" if f.removed and f.removed >= LEAST_REMOVED else ""
-    return f"from {count(f.parameters_start)}{removed}"
-
-
-def _attacked(run: Run) -> list[Card]:
-    """Of each model the accuracy, and what the last attack leaves of it."""
-    cards = []
-    for name, m in ((run.metrics or {}).get("models") or {}).items():
-        title, pairs = list(m["attacks"].items())[-1]
-        eps, accuracy = pairs[-1]
-        left = f"{accuracy:.1%} left by {title} at {eps:g}"
-        cards.append(Card(name, percent(m["accuracy"]), left))
-    return cards
-
-
-def _own(run: Run) -> list[Card]:
-    """Numbers that a loop of somebody's own gave to its end."""
-    if run.command is not None or run.metrics is None:
-        return []
-    known = {"accuracy", "eval_loss", "train_loss", "peak_memory_bytes", "skipped_steps"}
-    numbers = {k: number_at(run.metrics, k) for k in run.metrics if k not in known}
-    return [Card(k.replace("_", " "), loss(v)) for k, v in numbers.items() if v is not None][:4]
-
-
-def sentence(run: Run) -> str:
-    """What was done."""
-    o, m = run.options, run.metrics or {}
-    network = main_network(run)
-    steps = f"{network.lines[-1]['step']:,} steps" if network else "no steps"
-    if run.command == "finetune":
-        model = o.get("model") or "all-MiniLM-L6-v2"
-        data = o.get("data") or "the built-in movie reviews"
-        return (
-            f"{model}, fine-tuned on {data} in {steps} of {o.get('batch_size')} rows, with "
-            f"low-rank adapters that start at rank {o.get('rank')}."
-        )
-    if run.command == "train":
-        twin = ", and its dense twin beside it" if len(run.networks) > 1 else ""
-        return (
-            f"A network \u201c{o.get('model')}\u201d, trained from scratch in low rank on "
-            f"{o.get('data')} in {steps} of {o.get('batch_size')} images{twin}."
-        )
-    if run.command == "compress":
-        keep = number_at(m, "keep") or o.get("keep")
-        share = "" if keep is None else f" to {keep:.0%} of its layers' weights"
-        return (
-            f"{m.get('subject') or o.get('model') or 'A model'}, cut{share} and healed in {steps}."
-        )
-    if run.command == "attack":
-        names = ", ".join(m.get("models", {}))
-        return (
-            f"Classifiers{f' ({names})' if names else ''}, attacked by "
-            f"{', '.join(o.get('attacks', []))} on {m.get('rows', o.get('rows'))} test images."
-        )
-    about = network.about if network else {}
-    layers, rule = about.get("layers"), about.get("optimizer", {}).get("rule")
-    if not layers:
-        return f"A training of {steps}."
-    return f"{len(layers)} low-rank layers, trained{f' by {rule}' if rule else ''} in {steps}."

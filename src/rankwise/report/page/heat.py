@@ -1,12 +1,12 @@
 """The ranks of all layers over the steps: a row a layer, coloured by rank."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from math import log
 from typing import Any, NamedTuple
 
-from rankwise.report.page.layers import Layer, Rank, share, size, written
+from rankwise.report.page.layers import Course, Layer, Rank, share, size, written
 from rankwise.report.page.scale import Scale
 from rankwise.report.page.svg import Markup, box, tag
 
@@ -54,39 +54,39 @@ class Heat(NamedTuple):
 def heat_map(layers: Sequence[Layer], first: int, last: int) -> Heat:
     """Of steps `first` to `last`."""
     named = len(layers) <= MANY
-    row = HIGH_ROW if len(layers) <= FEW else ROW if named else LOW_ROW
-    height, heads, rows = _placed(layers, row)
+    height, heads, rows = _placed(layers, _row_height(len(layers)))
     courses = [_coarse(layer.course, first, last, len(layers)) for layer in layers]
+    along = Scale(first, last + 1)
     colourings: dict[str, Callable[[Layer, Rank], float]] = {"rank": lambda _, rank: size(rank)}
     if all(layer.full for layer in layers):
         colourings["share"] = share
     pictures, legends = {}, {}
     for name, value in colourings.items():
-        found = [value(layer, r) for layer, c in zip(layers, courses, strict=True) for _, r in c]
+        found = [value(x, rank) for x, own in zip(layers, courses, strict=True) for _, rank in own]
         low, high = min(found), max(found)
-        level = _levels(low, high)
-        spans = (
-            (row, start, end, level(value(row.layer, rank)))
-            for row, course in zip(rows, courses, strict=True)
-            for start, end, rank in _spans(course, last)
-        )
-        pictures[name] = _picture(spans, Scale(first, last + 1), height)
+        pictures[name] = _picture(rows, courses, value, _levels(low, high), along, height)
         form = "{:.0f}" if name == "rank" else "{:.1%}"
         legends[name] = (form.format(low), form.format(high))
-    along = Scale(first, last + 1)
     ticks = [(100 * along.at(t), int(t)) for t in along.ticks(6) if t == int(t)]
-    numbers = {
-        "low": first,
-        "high": last + 1,
-        "rows": [
-            {"name": row.layer.name, "top": row.top, "height": row.height,
-             "shape": written(row.layer.shape) if row.layer.shape else None,
-             "steps": [step for step, _ in course],
-             "ranks": [rank if isinstance(rank, int) else written(rank) for _, rank in course]}
-            for row, course in zip(rows, courses, strict=True)
-        ],
-    }  # fmt: skip
+    numbers = {"low": first, "high": last + 1, "rows": list(map(_numbers, rows, courses))}
     return Heat(height, heads, rows, named, _widths(rows), pictures, legends, ticks, numbers)
+
+
+def _row_height(layers: int) -> int:
+    if layers <= FEW:
+        return HIGH_ROW
+    return ROW if layers <= MANY else LOW_ROW
+
+
+def _numbers(row: Row, course: Course) -> dict[str, Any]:
+    return {
+        "name": row.layer.name,
+        "top": row.top,
+        "height": row.height,
+        "shape": written(row.layer.shape) if row.layer.shape else None,
+        "steps": [step for step, _ in course],
+        "ranks": [rank if isinstance(rank, int) else written(rank) for _, rank in course],
+    }
 
 
 def _placed(layers: Sequence[Layer], row: int) -> tuple[int, list[tuple[int, str]], list[Row]]:
@@ -115,9 +115,7 @@ def _widths(rows: Sequence[Row]) -> tuple[int, int]:
     return max(len(row.layer.part) for row in rows), max(ends)
 
 
-def _coarse(
-    course: list[tuple[int, Rank]], first: int, last: int, layers: int
-) -> list[tuple[int, Rank]]:
+def _coarse(course: Course, first: int, last: int, layers: int) -> Course:
     """At most so many changes that all layers together stay below a bound."""
     most = max(8, MOST_SPANS // layers)
     if len(course) <= most:
@@ -128,12 +126,6 @@ def _coarse(
     return [entry for i, entry in enumerate(kept) if i == 0 or entry[1] != kept[i - 1][1]]
 
 
-def _spans(course: list[tuple[int, Rank]], last: int) -> Iterator[tuple[int, int, Rank]]:
-    ends = [step for step, _ in course[1:]] + [last + 1]
-    for (start, rank), end in zip(course, ends, strict=True):
-        yield start, end, rank
-
-
 def _levels(low: float, high: float) -> Callable[[float], int]:
     if high == low:
         return lambda value: LEVELS // 2
@@ -142,13 +134,22 @@ def _levels(low: float, high: float) -> Callable[[float], int]:
     return lambda value: round((LEVELS - 1) * (value - low) / (high - low))
 
 
-def _picture(spans: Iterator[tuple[Row, int, int, int]], along: Scale, height: int) -> Markup:
+def _picture(
+    rows: Sequence[Row],
+    courses: Sequence[Course],
+    value: Callable[[Layer, Rank], float],
+    level: Callable[[float], int],
+    along: Scale,
+    height: int,
+) -> Markup:
     """A path a colour: small, however many steps there are."""
     boxes: dict[int, list[str]] = defaultdict(list)
-    for row, start, end, level in spans:
-        x, width = WIDTH * along.at(start), WIDTH * (along.at(end) - along.at(start))
-        boxes[level].append(box(x, row.top, width, row.height - 1))
-    paths = [tag("path", d="".join(d), class_=f"l{level}") for level, d in sorted(boxes.items())]
+    for row, course in zip(rows, courses, strict=True):
+        ends = [*(step for step, _ in course[1:]), along.high]
+        for (start, rank), end in zip(course, ends, strict=True):
+            x, width = WIDTH * along.at(start), WIDTH * (along.at(end) - along.at(start))
+            boxes[level(value(row.layer, rank))].append(box(x, row.top, width, row.height - 1))
+    paths = [tag("path", d="".join(d), class_=f"l{own}") for own, d in sorted(boxes.items())]
     return tag(
         "svg", *paths, viewBox=f"0 0 {WIDTH} {height}", preserveAspectRatio="none",
         aria_hidden="true", shape_rendering="crispEdges",

@@ -9,6 +9,8 @@ from rankwise.report.history import Line
 from rankwise.report.page.run import Network, Run
 
 Rank = int | list[int]
+Course = list[tuple[int, Rank]]
+"""Steps at which a rank was another than before, and the rank."""
 
 
 class Layer(NamedTuple):
@@ -23,8 +25,7 @@ class Layer(NamedTuple):
     """Rows, columns and places of a kernel; empty where that is not known."""
     full: list[int]
     """Largest ranks that it can have; empty where that is not known."""
-    course: list[tuple[int, Rank]]
-    """Steps at which its rank was another than before, and the rank."""
+    course: Course
 
     @property
     def start(self) -> Rank:
@@ -87,8 +88,8 @@ def _names(lines: Sequence[Line], count: int) -> list[str]:
     return told if len(told) == count else [f"layer {i + 1}" for i in range(count)]
 
 
-def _course(told: Sequence[tuple[int, list[Any]]], i: int) -> list[tuple[int, Rank]]:
-    course: list[tuple[int, Rank]] = []
+def _course(told: Sequence[tuple[int, list[Any]]], i: int) -> Course:
+    course: Course = []
     for step, ranks in told:
         if not course or course[-1][1] != ranks[i]:
             course.append((step, ranks[i]))

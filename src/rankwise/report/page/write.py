@@ -10,7 +10,8 @@ from rankwise.io.atomic import write_text
 from rankwise.report.page.attacked import attack_charts
 from rankwise.report.page.chart import Drawn, draw, legend
 from rankwise.report.page.curves import Named, main_charts, more_charts, named_networks
-from rankwise.report.page.facts import cards_of, facts_of, sentence
+from rankwise.report.page.facts import facts_of
+from rankwise.report.page.headline import cards_of, sentence
 from rankwise.report.page.heat import Heat, heat_map
 from rankwise.report.page.layers import Layer, layers_of
 from rankwise.report.page.notes import notes_of
@@ -51,6 +52,9 @@ def write_report(
         output: the file to write.
         title: of the page; by default the names of the runs.
 
+    Returns:
+        The page as text (`html`), and what is in it (`numbers`, for JSON).
+
     Raises:
         ValueError: for a folder that holds no run, or whose files are damaged.
     """
@@ -77,11 +81,7 @@ def page_of(runs: Sequence[Run], title: str | None = None) -> Page:
     options = configuration(runs)
     html = _template().render(
         title=heading,
-        runs=[
-            {"name": r.name, "sentence": sentence(r), "cards": cards_of(r), "notes": [with_code(note) for note in notes_of(r)],
-             "state": FINISHED if r.complete else UNFINISHED, "table": r.table}
-            for r in runs
-        ],
+        runs=[_shown(run) for run in runs],
         compared=compared(runs),
         differences=differences(runs),
         configuration=[row for row in options if row.told],
@@ -106,6 +106,17 @@ def embedded(numbers: Any) -> Markup:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "sentence": sentence(run),
+        "cards": cards_of(run),
+        "notes": [with_code(note) for note in notes_of(run)],
+        "state": FINISHED if run.complete else UNFINISHED,
+        "table": run.table,
+    }
 
 
 def _template() -> Any:

@@ -1,0 +1,191 @@
+"""PEFT's `adapter_config.json`: the scale of each layer, and a refusal of what changes more."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CONFIG = "adapter_config.json"
+
+NO_EFFECT = frozenset(
+    "alpha_pattern auto_mapping base_model_name_or_path bias corda_config eva_config "
+    "exclude_modules fan_in_fan_out inference_mode init_lora_weights layers_pattern "
+    "layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config megatron_core "
+    "modules_to_save peft_type peft_version qalora_group_size r rank_pattern revision "
+    "runtime_config target_modules task_type use_rslora".split()
+)
+"""Fields that are read here, or that say where and how an adapter was trained and not what it
+computes: the tensors say which layers it changes."""
+
+ADALORA = frozenset(
+    "target_r init_r tinit tfinal deltaT beta1 beta2 orth_reg_weight total_step "
+    "rank_pattern".split()
+)
+"""Fields of AdaLoRA's that say how it was trained."""
+
+EFFECT = {
+    "use_dora": "DoRA rescales every row of the weight, which is no low-rank update",
+    "lora_bias": "a bias is trained along with the product",
+    "layer_replication": "it repeats layers of the model",
+    "target_parameters": "it adapts parameters that belong to no linear layer",
+    "trainable_token_indices": "it replaces single rows of an embedding",
+    "alora_invocation_tokens": "the adapter acts from certain tokens on",
+    "ensure_weight_tying": "one adapter acts on two layers",
+    "megatron_config": "its layers are split over several machines",
+}
+"""What a field means that a low-rank update cannot say."""
+
+PLAIN_STARTS = ("gaussian", "eva", "orthogonal")
+"""Values of `init_lora_weights` that leave the weights of the base model alone."""
+
+ADALORA_EPS = 1e-5
+"""What AdaLoRA adds to the rank."""
+
+MAX_PATTERN = 1000
+"""Characters of a key of a pattern."""
+
+REPEATED_GROUP = re.compile(r"\)[*+{]")
+"""Such as `(a+)+`, which can take longer than any patience to find that a name does not match."""
+
+
+class LoraScales(NamedTuple):
+    """What the configuration says of every layer."""
+
+    path: Path
+    r: int
+    alpha: float
+    ranks: Mapping[str, int]
+    """By name or regular expression."""
+    alphas: Mapping[str, float]
+    by_root: bool
+    """`alpha / sqrt(r)`, for rsLoRA, instead of `alpha / r`."""
+    ada: bool
+    """AdaLoRA: `B diag(E) A`, scaled by `alpha` and the rank at the start, whatever it has now."""
+    saved_modules: tuple[str, ...]
+    """Ends of names of modules that were trained densely."""
+    base_model: str | None
+    task_type: str | None
+    transposed: bool
+    """Whether the model is of `Conv1D`s, with weights the other way round."""
+
+    def rank(self, name: str) -> int:
+        return int(_first_match(self.ranks, name, self.r))
+
+    def scale(self, name: str) -> float:
+        alpha, rank = _first_match(self.alphas, name, self.alpha), self.rank(name)
+        if self.ada:
+            return alpha / (rank + ADALORA_EPS)
+        return alpha / (math.sqrt(rank) if self.by_root else rank)
+
+
+def is_peft(folder: Path) -> bool:
+    """Whether `folder` is one that PEFT wrote."""
+    return (folder / CONFIG).is_file()
+
+
+def read_config(folder: Path) -> LoraScales:
+    """Read and check; ValueError that names the file, the field and what to do."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is damaged: it holds no configuration")
+    ada = config.get("peft_type") == "ADALORA"
+    if not ada and config.get("peft_type") != "LORA":
+        raise ValueError(
+            f"{path}: 'peft_type' is {config.get('peft_type')!r}; rankwise reads 'LORA' and "
+            "'ADALORA'. PEFT can turn some others into a LoRA: `peft.save_as_lora`"
+        )
+    if ada:
+        if not _number(path, "lora_alpha", config.get("lora_alpha")) > 0:
+            raise ValueError(
+                f"{path}: 'lora_alpha' is {config['lora_alpha']!r}, which PEFT takes for another "
+                "scale after loading than in training; write a positive one"
+            )
+        config = {**config, "r": config.get("init_r")}
+        config = {field: value for field, value in config.items() if field not in ADALORA}
+    _refuse(path, config)
+    return LoraScales(
+        path=path,
+        ada=ada,
+        r=_rank(path, "init_r" if ada else "r", config.get("r")),
+        alpha=_number(path, "lora_alpha", config.get("lora_alpha")),
+        ranks={k: _rank(path, k, v) for k, v in _pattern(path, "rank_pattern", config).items()},
+        alphas={k: _number(path, k, v) for k, v in _pattern(path, "alpha_pattern", config).items()},
+        by_root=bool(config.get("use_rslora")) and not ada,
+        saved_modules=_names(path, "modules_to_save", config.get("modules_to_save")),
+        base_model=config.get("base_model_name_or_path") or None,
+        task_type=config.get("task_type") or None,
+        transposed=config.get("fan_in_fan_out") is True,
+    )
+
+
+def _refuse(path: Path, config: Mapping[str, Any]) -> None:
+    for field, value in config.items():
+        if value and field not in NO_EFFECT:
+            reason = EFFECT.get(field, "a field that this rankwise does not know")
+            raise ValueError(
+                f"{path}: {field!r} is {value!r}: {reason}. Merge the adapter with PEFT instead, "
+                "`PeftModel.merge_and_unload()`, and go on from that model"
+            )
+    if config.get("bias", "none") != "none":
+        raise ValueError(
+            f"{path}: 'bias' is {config['bias']!r}: biases of adapted layers were trained, which "
+            "stay frozen here. Merge the adapter with PEFT, `PeftModel.merge_and_unload()`"
+        )
+    start = config.get("init_lora_weights", True)
+    if not (isinstance(start, bool) or start is None or start in PLAIN_STARTS):
+        raise ValueError(
+            f"{path}: 'init_lora_weights' is {start!r}, which changes the weights of the base "
+            "model. Save with PEFT as a plain LoRA first: "
+            "`save_pretrained(..., path_initial_model_for_weight_conversion=...)`"
+        )
+
+
+def _first_match(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+    """PEFT's rule: the first key that is, as a regular expression, the name or a dotted end."""
+    for key, value in patterns.items():
+        if re.match(rf"(.*\.)?({key})$", name):
+            return value
+    return default
+
+
+def _pattern(path: Path, field: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    pattern = config.get(field) or {}
+    if not isinstance(pattern, dict):
+        raise ValueError(f"{path}: {field!r} must give numbers by names, got {pattern!r}")
+    for key in pattern:
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise ValueError(f"{path}: {field!r} has the key {key!r}: {error}") from error
+        if len(key) > MAX_PATTERN or REPEATED_GROUP.search(key):
+            raise ValueError(
+                f"{path}: {field!r} has the key {key[:80]!r}, a pattern that may match for hours; "
+                "write names of layers, or patterns without a repeated group"
+            )
+    return pattern
+
+
+def _rank(path: Path, field: str, value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{path}: the rank {field!r} must be an int of at least 1, got {value!r}")
+    return value
+
+
+def _number(path: Path, field: str, value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{path}: {field!r} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _names(path: Path, field: str, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
+        raise ValueError(f"{path}: {field!r} must be a list of names, got {value!r}")
+    return tuple(value)

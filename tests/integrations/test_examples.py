@@ -1,0 +1,63 @@
+"""The examples run as programs, a few steps of each, and go on where they say that they do."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PROGRAMS = sorted(path for path in EXAMPLES.glob("*.py") if "--output" in path.read_text())
+RESUMED = [path for path in PROGRAMS if '"--resume"' in path.read_text()]
+
+# What their frameworks warn of is not the examples' to mend, and tested elsewhere.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a program in this process, in a folder of its own; returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(program: Path, *arguments: str) -> str:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        torch.manual_seed(0)
+        monkeypatch.setattr(sys, "argv", [str(program), *arguments])
+        capsys.readouterr()
+        runpy.run_path(str(program), run_name="__main__")
+        return capsys.readouterr().out
+
+    yield call
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_there_is_one_for_each_loop():
+    names = "accelerate_loop lightning_automatic lightning_manual own_loop sft trainer"
+    assert {path.stem for path in PROGRAMS} >= set(names.split())
+    assert {path.stem for path in RESUMED} == {"accelerate_loop", "own_loop", "trainer"}
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_it_runs(program, run):
+    assert "ranks [" in run(program, "--steps", "2")
+
+
+@pytest.mark.parametrize(
+    "program", [p for p in RESUMED if p.stem != "trainer"], ids=lambda path: path.stem
+)
+def test_it_goes_on_exactly(program, run):
+    def outcome(text: str) -> list[str]:
+        return re.findall(r"accuracy .*", text)
+
+    whole = run(program, "--steps", "24", "--output", "whole")
+    run(program, "--steps", "21", "--output", "parts")
+    resumed = run(program, "--steps", "24", "--output", "parts", "--resume")
+    assert outcome(resumed) == outcome(whole) != []
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_it_is_short(program):
+    assert len(program.read_text().splitlines()) < 65
