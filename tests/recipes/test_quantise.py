@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from language_models import llama
+from rankwise.recipes.int8 import Int8Linear
 from rankwise.recipes.memory import model_bytes
 from rankwise.recipes.quantise import WAYS, quantise_
 
 
 @pytest.fixture(autouse=True)
-def libraries() -> None:
-    for name in ("bitsandbytes", "torchao"):
-        pytest.importorskip(name, reason=f"needs `pip install {name}`")
+def library() -> None:
+    pytest.importorskip("bitsandbytes", reason="needs `pip install bitsandbytes`")
 
 
 def model() -> nn.Sequential:
@@ -23,8 +23,7 @@ def model() -> nn.Sequential:
 @pytest.mark.parametrize("bits, share, error", [("8bit", 0.26, 0.01), ("4bit", 0.14, 0.15)])
 def test_it_takes_a_part_of_the_memory_and_computes_nearly_the_same(bits, share, error, draw):
     plain, packed = model(), model()
-    words = quantise_(packed, ["0", "1"], bits, "cpu")
-    assert words.startswith(f"{WAYS[bits][0]} ")
+    assert quantise_(packed, ["0", "1"], bits, "cpu")
     assert model_bytes(packed) < share * model_bytes(plain)
     x = torch.randn(8, 512, generator=draw)
     assert 0 < (packed(x) - plain(x)).norm() < error * plain(x).norm()
@@ -40,6 +39,29 @@ def test_measuring_between_steps_leaves_every_bit_as_it_is(bits, draw):
         assert torch.equal(packed.eval()(x), before)
     assert torch.equal(packed.train()(x), before)
     assert model_bytes(packed) == size
+
+
+def test_int8_has_the_gradient_of_the_weight_that_it_stands_for(draw):
+    packed = Int8Linear(nn.Linear(64, 48))
+    W = packed.weight * packed.scale
+    x = torch.randn(7, 64, generator=draw, requires_grad=True)
+    dy = torch.randn(7, 48, generator=draw)
+    y = packed(x)
+    y.backward(dy)
+    torch.testing.assert_close(y, nn.functional.linear(x, W, packed.bias))
+    torch.testing.assert_close(x.grad, dy @ W)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert packed(x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("bits", WAYS)
+def test_no_weight_waits_for_the_backward_pass_in_floating_point(bits):
+    packed = model()
+    quantise_(packed, ["0", "1"], bits, "cpu")
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        packed(torch.randn(4, 512, requires_grad=True))
+    assert not [t for t in kept if t.is_floating_point() and t.numel() >= 512 * 512]
 
 
 def test_layers_of_another_kind_are_refused_by_name():

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import rankwise as rw
+from rankwise.nn.base import is_plain
+from rankwise.recipes.int8 import Int8Linear
 from rankwise.surgery.count import count_parameters
 
 M, N, RANK = 48, 64, 4
@@ -44,7 +46,13 @@ def torchao(config: str, **options) -> Callable[[nn.Sequential], None]:
     return quantise_
 
 
+def int8(model: nn.Sequential) -> None:
+    for i in (0, 2):
+        model[i] = Int8Linear(model[i])
+
+
 QUANTISED = {
+    "int8 of the recipes": int8,
     "bitsandbytes 8 bit": bitsandbytes(8),
     "bitsandbytes 4 bit": bitsandbytes(4),
     "torchao int8": torchao("Int8WeightOnlyConfig"),
@@ -114,7 +122,7 @@ def test_weights_stay_quantised_and_factors_float32_while_training(quantised, dr
     assert losses[-1] < 0.99 * losses[0]
     for i, state in zip((0, 2), before, strict=True):
         assert {p.dtype for p in quantised[i].factor_parameters()} == {torch.float32}
-        assert type(quantised[i].base.weight) is not nn.Parameter
+        assert not is_plain(quantised[i].base.weight)
         after = quantised[i].base.state_dict()
         assert after.keys() == state.keys()
         assert all(torch.equal(held(after[name]), held(state[name])) for name in state)

@@ -98,10 +98,10 @@ def _language_scores(m: dict[str, Any]) -> dict[str, str]:
     before, after, memory = m["eval_loss_before"], m["eval_loss"], m["memory"]
     loss = f"{before:.4f} before, {after:.4f} after"
     base = _mebibytes(memory["base_bytes"])
-    if "quantised_by" in m:
+    if "quantised_to" in m:
         loss = f"{m['eval_loss_unquantised']:.4f} unquantised, {loss}"
         whole = _mebibytes(memory["base_bytes_unquantised"])
-        base = f"{base}, {whole} before {m['quantised_by']}"
+        base = f"{base}, {whole} before; {m['quantised_to']}"
     return {
         "held-out loss": f"{loss} (nats a token, {m['eval_tokens']:,} tokens)",
         "held-out perplexity": f"{m['eval_perplexity_before']:.2f} before, "

@@ -153,7 +153,7 @@ def _base(
             facts["eval_loss_unquantised"] = evaluate(model.to(_device()), data.held_out).mean
         watcher.say(f"quantising {len(maps)} layers")
         facts["base_bytes_unquantised"] = facts["base_bytes"]
-        facts["quantised_by"] = quantise_(model.cpu(), maps, options.quantize, _device())
+        facts["quantised_to"] = quantise_(model.cpu(), maps, options.quantize, _device())
         facts["base_bytes"] = model_bytes(model)
     model.to(_device())
     check_apart(model, [*data.train, *data.held_out])
@@ -201,7 +201,7 @@ def _metrics(
         "memory": memory,
         "samples": sample_table(before.samples, after.samples),
         **run_metrics(options, run, history),
-        "versions": versions((*PACKAGES, "bitsandbytes", "torchao")),
+        "versions": versions((*PACKAGES, "bitsandbytes")),
     }
 
 

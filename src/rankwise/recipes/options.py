@@ -100,7 +100,7 @@ class FinetuneOptions:
     bfloat16: bool = False
     """Language model: multiply in bfloat16; factors stay float32."""
     quantize: Literal["8bit", "4bit"] | None = None
-    """Language model: hold its frozen layers in int8 (torchao) or NF4 (bitsandbytes)."""
+    """Language model: hold its frozen layers in int8, or in NF4 by bitsandbytes."""
     select: tuple[str, ...] = ()
     """Layers to adapt, by name or pattern [every linear map of the model's blocks]."""
     scale: float = 1.0

@@ -1,7 +1,8 @@
-"""Frozen linear layers in eight bits, by torchao, or in four, by bitsandbytes.
+"""Frozen linear layers in eight bits, or in four by bitsandbytes.
 
-Both keep a weight in few bits and multiply by what these say; inputs are not rounded, neither in
-training nor in evaluation. bitsandbytes' own eight bits round inputs too, in evaluation only.
+Both multiply by what the bits say; inputs are not rounded. The eight bits of other libraries do not
+serve here: bitsandbytes rounds inputs too, in evaluation only; torchao keeps every weight in
+floating point from the forward pass to the backward pass.
 """
 
 import logging
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankwise.recipes.int8 import Int8Linear
+
 
 def quantise_(model: nn.Module, names: Sequence[str], bits: str, device: str) -> str:
-    """Quantise these layers, which must be `nn.Linear`; returns what does it, in words.
+    """Quantise these layers, which must be `nn.Linear`; returns into what, in words.
 
     Args:
         model: on the CPU; what is not named keeps its weights.
@@ -23,7 +26,7 @@ def quantise_(model: nn.Module, names: Sequence[str], bits: str, device: str) ->
         device: where the layers will run.
 
     Raises:
-        ImportError: without the library.
+        ImportError: without bitsandbytes, for four bits.
         ValueError: for a layer of another type.
     """
     for name in names:
@@ -33,25 +36,22 @@ def quantise_(model: nn.Module, names: Sequence[str], bits: str, device: str) ->
                 f"--quantize {bits} knows torch.nn.Linear, and layer {name!r} is a "
                 f"{type(layer).__name__}"
             )
-    library, how, words = WAYS[bits]
+    return WAYS[bits](model, names, device)
+
+
+def _eight(model: nn.Module, names: Sequence[str], device: str) -> str:
+    for name in names:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        _put(model, name, Int8Linear(layer), device)
+    return "int8, one scale a row"
+
+
+def _four(model: nn.Module, names: Sequence[str], device: str) -> str:
     try:
-        how(model, names, device)
+        import bitsandbytes
     except ImportError as error:
-        raise ImportError(f"--quantize {bits} needs {library}: pip install {library}") from error
-    return f"{library} {version(library)}, {words}"
-
-
-def _eight(model: nn.Module, names: Sequence[str], device: str) -> None:
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-    chosen = set(names)
-    quantize_(model, Int8WeightOnlyConfig(), filter_fn=lambda _, name: name in chosen)
-    model.requires_grad_(False).to(device)
-
-
-def _four(model: nn.Module, names: Sequence[str], device: str) -> None:
-    import bitsandbytes
-
+        raise ImportError("--quantize 4bit needs bitsandbytes: pip install bitsandbytes") from error
     library: Any = bitsandbytes.nn
     # It reports on each start that an optional package with faster kernels is not there.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -69,12 +69,15 @@ def _four(model: nn.Module, names: Sequence[str], device: str) -> None:
         # scales in bfloat16: it would change, and once more on the way back to training.
         new.support_avx512bf16_for_cpu = False
         new.load_state_dict(layer.state_dict())
-        parent, _, child = name.rpartition(".")
         # The weight is packed on its way to the device, the CPU too.
-        setattr(model.get_submodule(parent), child, new.requires_grad_(False).to(device))
+        _put(model, name, new, device)
+    words = "NF4, one scale for 64 numbers, scales in 8 bits"
+    return f"{words} (bitsandbytes {version('bitsandbytes')})"
 
 
-WAYS: dict[str, tuple[str, Callable[[nn.Module, Sequence[str], str], None], str]] = {
-    "8bit": ("torchao", _eight, "int8, one scale a row"),
-    "4bit": ("bitsandbytes", _four, "NF4, one scale for 64 numbers, scales in 8 bits"),
-}
+def _put(model: nn.Module, name: str, layer: nn.Module, device: str) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer.requires_grad_(False).to(device))
+
+
+WAYS: dict[str, Callable[[nn.Module, Sequence[str], str], str]] = {"8bit": _eight, "4bit": _four}
