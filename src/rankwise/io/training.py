@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from rankwise.check.base import fingerprints
 from rankwise.io.document import Document, read_document, write_document
 from rankwise.io.fingerprint import check_base
+from rankwise.io.path import given_path
 from rankwise.io.random_state import random_state, set_random_state_
 from rankwise.io.state import check_fits, dense_trained, put_, trained_tensors
 from rankwise.io.stored import check_names, stored
@@ -51,6 +52,7 @@ def save_training(
     """
     file = _checked(path)
     _check_json(progress)
+    _check_states(optimizer, scheduler)
     parts, content = trained_tensors(model)
     stored(file, parts, content)
     values: list[Any] = []
@@ -118,14 +120,22 @@ def load_training(
     return dict(content["progress"])
 
 
+def _check_states(optimizer: Any, scheduler: Any) -> None:
+    for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
+        if not hasattr(part, "state_dict") and not (part is None and name == "scheduler"):
+            raise TypeError(f"`{name}` must have a `state_dict()`, got {type(part).__name__}")
+
+
 def _checked(path: str | Path) -> Path:
-    file = Path(path)
+    file = given_path(path, "path")
     if file.suffix != ".safetensors":
         raise ValueError(f"`path` must end in .safetensors, got {str(path)!r}")
     return file
 
 
 def _check_json(progress: Mapping[str, Any]) -> None:
+    if not isinstance(progress, Mapping):
+        raise TypeError(f"`progress` must be a dict such as {{'step': 50}}, got {progress!r}")
     try:
         same = json.loads(json.dumps(dict(progress))) == dict(progress)
     except TypeError as error:
