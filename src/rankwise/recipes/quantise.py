@@ -58,7 +58,9 @@ def _four(model: nn.Module, names: Sequence[str], device: str) -> str:
     try:
         import bitsandbytes
     except ImportError as error:
-        raise ImportError("--quantize 4bit needs bitsandbytes: pip install bitsandbytes") from error
+        raise ImportError(
+            '--quantize 4bit needs bitsandbytes: pip install "rankwise[quantize]"'
+        ) from error
     library: Any = bitsandbytes.nn
     # It reports on each start that an optional package with faster kernels is not there.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
