@@ -28,10 +28,23 @@ def train(
     *,
     warmup: int,
     bfloat16: bool,
+    validate: Callable[[], float] | None = None,
+    every: int = 10,
 ) -> dict[str, Any]:
-    """Take `setting.steps` steps; a run whose loss is not finite any more ends early."""
+    """Take `setting.steps` steps; a run whose loss is not finite any more ends early.
+
+    `validate` is asked before the first step and after every `every` steps: the checkpoints.
+    """
     peaks = [[group["lr"] for group in o.param_groups] for o in contender.optimizers]
     losses, seconds, sizes = [], [], [contender.parameters()]
+    checkpoints: list[dict[str, float]] = []
+
+    def check(step: int) -> None:
+        if validate is not None and (step % every == 0 or step == setting.steps):
+            parameters = contender.parameters()
+            checkpoints.append({"step": step, "loss": validate(), "parameters": parameters})
+
+    check(0)
     model.train()
     for step in range(setting.steps):
         factor = rate_at(step, setting.steps, warmup)
@@ -51,10 +64,12 @@ def train(
         seconds.append(time.perf_counter() - start)
         losses.append(loss.item())
         sizes.append(contender.parameters())
+        check(step + 1)
         if not math.isfinite(losses[-1]) or losses[-1] > DIVERGED:
             break
     return {
         "losses": losses,
+        "checkpoints": checkpoints,
         "seconds": seconds,
         "seconds_per_step": statistics.median(seconds),
         "parameters": {

@@ -87,8 +87,10 @@ def language(setting: Setting, bfloat16: bool) -> dict[str, Any]:
             chosen = batch_at(step, count=len(rest), batch_size=2, seed=setting.seed)
             yield collate([rest[i] for i in chosen])
 
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        before = validation_nll(model, held_out)
+    def validate() -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            return validation_nll(model, held_out)
+
     record = train(
         setting,
         model,
@@ -97,10 +99,11 @@ def language(setting: Setting, bfloat16: bool) -> dict[str, Any]:
         lambda batch: model(**batch).loss,
         warmup=max(1, setting.steps // 10),
         bfloat16=bfloat16,
+        validate=validate,
     )
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        after = validation_nll(model, held_out)
-    return {**record, "eval_loss": after, "eval_loss_before": before}
+    first, *_, last = record["checkpoints"]
+    after = last["loss"] if last["step"] == setting.steps else float("nan")
+    return {**record, "eval_loss": after, "eval_loss_before": first["loss"]}
 
 
 TASKS = {
