@@ -128,7 +128,7 @@ def export_lora(
         if isinstance(shared.module, LowRankModule) and len(shared.names) > 1:
             raise ValueError(
                 f"layer {shared.name!r} is also {shared.names[1]!r}, and PEFT would adapt the "
-                "first only: give the model a layer of its own there, or `merge_(model, final=True)`"
+                "first only: give it a layer of its own there, or `merge_(model, final=True)`"
             )
     return write_lora(
         trained_state(model),
