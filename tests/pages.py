@@ -69,10 +69,11 @@ def small_model() -> BertForSequenceClassification:
 
 
 def text_classification() -> dict[str, Any]:
-    """What the code of README, front page and guide takes for granted: torch, model and batches."""
+    """What the code of README, front page and guide takes for granted."""
     draw = torch.Generator().manual_seed(1)
     batches = []
     for _ in range(6):
         tokens = torch.randint(50, (4, 7), generator=draw)
         batches.append({"input_ids": tokens, "labels": (tokens[:, 0] > 25).long()})
-    return {"torch": torch, "model": small_model(), "batches": batches}
+    models = {"model": small_model(), "base": small_model()}
+    return {"torch": torch, **models, "batches": batches}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rankwise.nn.base import is_plain
 from rankwise.recipes.int8 import Int8Linear
 
 
@@ -36,7 +37,13 @@ def quantise_(model: nn.Module, names: Sequence[str], bits: str, device: str) ->
                 f"--quantize {bits} knows torch.nn.Linear, and layer {name!r} is a "
                 f"{type(layer).__name__}"
             )
-    return WAYS[bits](model, names, device)
+    words = WAYS[bits](model, names, device)
+    # What keeps its weights may lie in one mapped file with all that was quantised: as long as it
+    # does, the whole file stays in memory.
+    for parameter in model.parameters():
+        if is_plain(parameter):
+            parameter.data = parameter.data.clone()
+    return words
 
 
 def _eight(model: nn.Module, names: Sequence[str], device: str) -> str:
@@ -51,7 +58,9 @@ def _four(model: nn.Module, names: Sequence[str], device: str) -> str:
     try:
         import bitsandbytes
     except ImportError as error:
-        raise ImportError("--quantize 4bit needs bitsandbytes: pip install bitsandbytes") from error
+        raise ImportError(
+            '--quantize 4bit needs bitsandbytes: pip install "rankwise[quantize]"'
+        ) from error
     library: Any = bitsandbytes.nn
     # It reports on each start that an optional package with faster kernels is not there.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -45,8 +45,8 @@ def _convert(source: Path, target: Path) -> None:
         from transformers.utils import logging
     except ImportError as error:
         raise ImportError(
-            f"unpacking {NAME} takes transformers and gguf: pip install gguf accelerate "
-            '"rankwise[finetune]"'
+            f"unpacking {NAME} takes transformers, gguf and accelerate: pip install "
+            '"rankwise[language]"'
         ) from error
     logging.set_verbosity_error()
     logging.disable_progress_bar()
