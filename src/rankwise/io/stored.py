@@ -169,7 +169,7 @@ def _layer(
     tensors: Mapping[str, Tensor],
 ) -> StoredLayer:
     scale = entry.get("scale") if isinstance(entry, dict) else None
-    if type(scale) not in (int, float) or not 0.0 < abs(scale) <= sys.float_info.max:
+    if not isinstance(scale, (int, float)) or not 0.0 < abs(scale) <= sys.float_info.max:
         raise ValueError(
             f"{path}: layer {name!r} needs a scale that is finite and not 0, got {entry!r}"
         )
