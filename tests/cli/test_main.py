@@ -149,3 +149,34 @@ def test_a_doctor_without_a_subject_examines_the_installation(tmp_path, capsys, 
 def test_a_doctor_of_nothing_is_one_line_and_status_2(tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.startswith("rankwise: error: there is no")
+
+
+def test_a_command_that_there_is_not_has_a_near_one(capsys):
+    assert main(["finetun"]) == 2
+    assert capsys.readouterr().err == (
+        "rankwise: error: there is no command 'finetun'; did you mean finetune?\n"
+    )
+
+
+def test_the_version_and_the_help_without_arguments(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("rankwise ")
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert printed.index("finetune ") < printed.index("study ")
+
+
+def test_an_option_without_a_value_is_none_of_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    printed = capsys.readouterr().out
+    assert "{None}" not in printed and "--steps INT" in printed
+
+
+def test_a_file_in_the_way_of_a_folder_is_told_without_a_number(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["study", "--steps", "2", "--output", str(tmp_path / "file" / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "[Errno" not in error and str(tmp_path / "file") in error

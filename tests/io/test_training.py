@@ -185,6 +185,17 @@ def test_another_optimizer_or_scheduler_is_refused(tmp_path):
     refuses(path, message, model=model, optimizer=optimizer, scheduler=None)
 
 
+def test_an_optimizer_of_another_model_is_refused_by_both(tmp_path):
+    path = saved(tmp_path)
+    model, _, _ = parts(FixedRank())
+    _, other, scheduler = parts(FixedRank())
+    refuses(path, "was made for another", model=model, optimizer=other, scheduler=scheduler)
+    elsewhere = tmp_path / "other.safetensors"
+    with pytest.raises(ValueError, match="was made for another"):
+        save_training(elsewhere, model=model, optimizer=other, scheduler=scheduler, progress={})
+    assert not elsewhere.exists()
+
+
 def test_another_rule_is_refused_and_the_model_put_back(tmp_path):
     path = saved(tmp_path)
     model, optimizer, scheduler = parts(FixedRank(), HeavyBall())

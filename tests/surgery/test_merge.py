@@ -93,7 +93,7 @@ def test_a_module_used_twice_is_merged_once():
 
 def test_merging_twice_and_unmerging_unmerged_are_errors():
     model = trained()
-    with pytest.raises(ValueError, match=r"not merged: \* \(2x\)"):
+    with pytest.raises(ValueError, match=r"not merged: 0, 2"):
         unmerge_(model)
     merge_(model)
     with pytest.raises(ValueError, match="merged already"):

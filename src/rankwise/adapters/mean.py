@@ -25,6 +25,8 @@ def mean(adapters: Sequence[Adapter], *, weights: Sequence[float] | None = None)
     Raises:
         ValueError: for weights that do not fit, and for adapters of different models.
     """
+    if isinstance(adapters, Adapter):
+        raise TypeError("`adapters` must be a list of adapters, got one; `[a, b]` are two")
     given = list(adapters)
     if not given or not all(isinstance(a, Adapter) for a in given):
         raise ValueError("`adapters` must be a list of one or more adapters")

@@ -16,6 +16,7 @@ from rankwise.io.placing import (
 from rankwise.io.state import check_fits, entry_of, running_statistics, trained_tensors
 from rankwise.io.state import put_ as copy_into_
 from rankwise.io.stored import Stored, stored
+from rankwise.nn.base import check_module
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.optim.ownership import owner_of
 from rankwise.surgery.layers import low_rank_layers, replace_
@@ -86,8 +87,7 @@ def put_(model: nn.Module, adapter: Adapter, *, prefix: str = "", other_base: bo
 
 def check_model(model: object) -> None:
     """TypeError for anything else than a module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
 
 
 def _with_zeros(layers: dict[str, LowRankModule], state: Stored) -> Stored:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import nn
 
 from rankwise.check.finding import Finding, fault, fine, some, warning
+from rankwise.nn.base import check_module
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.fingerprint import (
     Fingerprint,
@@ -41,6 +42,7 @@ def fingerprints(model: nn.Module) -> dict[str, Fingerprint | None]:
     Taken right after `adapt_` and given to `examine(base=...)` later, it tells whether the base has
     stayed what it was. None for a weight that cannot be compared, such as a quantised one.
     """
+    check_module(model)
     found: dict[int, tuple[str, LowRankModule]] = {}
     for name, module in model.named_modules():
         if isinstance(module, LowRankModule) and module.base is not None:

@@ -11,6 +11,7 @@ from rankwise.check.base import base_finding, compared, fingerprints
 from rankwise.check.curve import skipped_share
 from rankwise.check.finding import Finding, Findings, fault, fine, some, warning
 from rankwise.check.weights import Weight, weights_findings
+from rankwise.nn.base import check_module
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.optim.optimizer import Optimizer
@@ -59,6 +60,7 @@ def examine(
 
 
 def _layers(model: nn.Module) -> dict[str, LowRankModule]:
+    check_module(model)
     found: dict[int, tuple[str, LowRankModule]] = {}
     for name, module in model.named_modules():
         if isinstance(module, LowRankModule):
@@ -177,6 +179,8 @@ def _attached(
     name = "attached layers"
     with _traceless(model), torch.enable_grad():
         loss = loss_of(batch)
+        if not isinstance(loss, Tensor):
+            raise TypeError(f"`loss_of` must return a 0-dim tensor, got {type(loss).__name__}")
         if not loss.requires_grad:
             return fault(
                 name,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.numerics.factors import orthonormality_defect
+from rankwise.numerics.given import check_loss
 from rankwise.optim.advance import has_gradient
 from rankwise.optim.layers import trainable_layers
 
@@ -39,7 +40,9 @@ def stationarity(
         count = 0
         for batch in batches:
             with torch.enable_grad():
-                loss_of(batch).backward()
+                loss = loss_of(batch)
+                check_loss("loss_of", loss)
+                loss.backward()
             count += 1
         if not count:
             raise ValueError("`stationarity(batches=...)` needs one batch at least, got none")

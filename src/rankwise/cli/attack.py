@@ -10,7 +10,7 @@ from rankwise.recipes.history import Line
 
 
 def run_attack(subjects: tuple[str, ...] = (), /, *, settings: AttackSettings) -> None:
-    """Attack, and print how the models compare.
+    """Attack trained image classifiers, and print how they compare.
 
     Args:
         subjects: Run folders of `rankwise train`, or package.module:factory, which returns a

@@ -11,7 +11,7 @@ from rankwise.recipes.history import Line
 
 
 def run_compress(options: CompressOptions) -> None:
-    """Compress, heal, and print how the model compares with its original."""
+    """Make a trained model smaller, heal it, and print how it compares with its original."""
     with progress(_state) as (console, watcher):
         outcome = compress(options, watcher)
     console.print(comparison(*table_of(outcome.metrics)))

@@ -18,7 +18,7 @@ INSTALL = 'pip install "rankwise[finetune]"'
 def run_convert(
     source: Path = DEFAULT_SOURCE, output: Path = DEFAULT_OUTPUT, /, *, settings: ConvertSettings
 ) -> None:
-    """Convert, and print ranks, errors and sizes.
+    """Make an adapter smaller or another format, and print ranks, errors and sizes.
 
     Args:
         source: A LoRA folder of PEFT's, or an adapter of rankwise's (file or folder).

@@ -16,7 +16,7 @@ CELL = 160
 
 
 def run_finetune(options: FinetuneOptions) -> None:
-    """Fine-tune and print what came out."""
+    """Fine-tune a pretrained model on texts, and print what came out."""
     with progress(_state) as (console, watcher):
         outcome = finetune(options, watcher)
     if outcome.metrics.get("samples"):

@@ -1,10 +1,15 @@
 """The entry point: finds the command, and turns expected errors into one line."""
 
+import difflib
+import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 INSTALL = 'pip install "rankwise[finetune]"'
+NOISY = ("torchao", "torch.utils._pytree")
+"""Loggers that tell, whenever transformers is imported, what torchao cannot do on this machine."""
 EXPECTED = (ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError, OSError)
 BAD_INPUT, STOPPED = 2, 130
 
@@ -18,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     from rankwise.recipes.training import Interrupted
 
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         status = call(commands(), sys.argv[1:] if arguments is None else arguments)
     except Interrupted as stop:
@@ -29,9 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EXPECTED as error:
         if os.environ.get("RANKWISE_TRACEBACK") == "1":
             raise
-        print(f"rankwise: error: {error}", file=sys.stderr)
+        print(f"rankwise: error: {_told(error)}", file=sys.stderr)
         return BAD_INPUT
     return status
+
+
+def _told(error: Exception) -> str:
+    """Of the system's errors about a file, the file and the reason, without the number."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def commands() -> dict[str, Callable[..., int | None]]:
@@ -47,20 +61,31 @@ def commands() -> dict[str, Callable[..., int | None]]:
     from rankwise.cli.train import run_train
 
     return {
-        "attack": run_attack,
-        "compress": run_compress,
-        "convert": run_convert,
-        "doctor": run_doctor,
         "finetune": run_finetune,
-        "plan": run_plan,
-        "report": run_report,
-        "study": run_study,
         "train": run_train,
+        "compress": run_compress,
+        "attack": run_attack,
+        "plan": run_plan,
+        "convert": run_convert,
+        "report": run_report,
+        "doctor": run_doctor,
+        "study": run_study,
     }
 
 
 def call(known: Mapping[str, Callable[..., int | None]], arguments: Sequence[str]) -> int:
-    """Parse the arguments and call the command that they name; its exit status."""
+    """Parse the arguments and call the command that they name; its exit status.
+
+    Raises ValueError for a command that there is not. Without arguments it is `--help`.
+    """
+    first = arguments[0] if arguments else "--help"
+    if first == "--version":
+        print(f"rankwise {importlib.import_module('rankwise').__version__}")
+        return 0
+    if not first.startswith("-") and first not in known:
+        near = difflib.get_close_matches(first, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(known)}"
+        raise ValueError(f"there is no command {first!r}; {hint}")
     try:
         import tyro
     except ImportError as error:
@@ -69,8 +94,8 @@ def call(known: Mapping[str, Callable[..., int | None]], arguments: Sequence[str
         dict(known),
         prog="rankwise",
         description="Low-rank training and fine-tuning, with ranks that find themselves.",
-        args=list(arguments),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        args=list(arguments) or [first],
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
     return status or 0
 

@@ -6,7 +6,7 @@ INSTALL = 'pip install "rankwise[finetune]"'
 
 
 def run_study(options: StudyOptions) -> None:
-    """Run a study and print its table."""
+    """Compare integrators on small problems, and print a table."""
     try:
         from rich.box import SIMPLE_HEAD
         from rich.console import Console

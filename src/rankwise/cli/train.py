@@ -11,7 +11,7 @@ from rankwise.recipes.train_options import TrainOptions
 
 
 def run_train(options: TrainOptions) -> None:
-    """Train, and print how the low-rank network and its dense twin compare."""
+    """Train an image classifier in low rank, and print how it compares with its dense twin."""
     with progress(_state) as (console, watcher):
         outcome = train_classifier(options, watcher)
     console.print(comparison(*table_of(outcome.metrics)))

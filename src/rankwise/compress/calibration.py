@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.compress.statistics import Statistics
+from rankwise.nn.base import check_module
 from rankwise.numerics.allocate import Option, allocate, options
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.given import check_loss
 from rankwise.numerics.weighted import WeightedSVD
 from rankwise.surgery.dense_map import DenseMap, RowMap
 from rankwise.surgery.init import Init
@@ -126,6 +128,7 @@ def calibrate(
     """
     if not min(damping) > 0:
         raise ValueError(f"`calibrate(damping=...)` must be two positive numbers, got {damping}")
+    check_module(model)
     found = find_sites(model)
     sites = _chosen(model, found.sites, select, exclude)
     statistics = {name: Statistics(layer.matrix) for name, (layer, _) in sites.items()}
@@ -138,7 +141,9 @@ def calibrate(
         for seen, batch in enumerate(batches, 1):
             report(f"calibration batch {seen}")
             with torch.enable_grad():
-                loss(model, batch).backward()
+                found_loss = loss(model, batch)
+                check_loss("calibrate(loss=...)", found_loss)
+                found_loss.backward()
     if not seen:
         raise ValueError("`calibrate(batches=...)` holds no batch")
     met = {name: found for name, found in statistics.items() if found.places}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.given import check_number
 from rankwise.numerics.rounding import rounded
 from rankwise.numerics.truncate import rank_for_tolerance
 from rankwise.numerics.tucker import Tucker, first_mode, hosvd, left_singular, second_mode
@@ -131,6 +132,8 @@ def check_limits(rtol: float | None, max_rank: int | None) -> None:
     """ValueError unless one limit is given and both make sense."""
     if rtol is None and max_rank is None:
         raise ValueError("give `rtol`, the relative error allowed, or `max_rank`, or both")
+    if rtol is not None:
+        check_number("rtol", rtol)
     if rtol is not None and not 0.0 <= rtol < 1.0:
         raise ValueError(f"`rtol` must be in [0, 1), got {rtol}")
     if max_rank is not None:

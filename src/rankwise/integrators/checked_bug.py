@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rankwise.integrators.integrator import Integrator, Stages
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.given import check_number
 from rankwise.numerics.retract import displaced, embed_factors, whole
 
 
@@ -30,6 +31,7 @@ class CheckedBUG(Integrator):
     points: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
+        check_number("CheckedBUG(rtol=...)", self.rtol)
         if not self.rtol > 0:
             raise ValueError(f"`CheckedBUG(rtol=...)` must be positive, got {self.rtol}")
 

@@ -53,6 +53,11 @@ def step(
     take: Callable[[Tensor], Tensor] = whole,
 ) -> Spectrum:
     """One step with `displacement(point)`, e.g. `project(point, h * gradient(point.dense()))`."""
+    if not isinstance(integrator, Integrator):
+        raise TypeError(
+            "`integrator` must be one of `rankwise.integrators`, such as `BUG()`, got "
+            f"{integrator!r}"
+        )
     stages = integrator.stages(f, take)
     point = next(stages)
     while True:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rankwise.io.atomic import write_tensors, write_text
 from rankwise.io.lora import LoraPair, is_zero, lora_pairs, padded
+from rankwise.io.path import given_path
 from rankwise.io.peft_config import CONFIG
 from rankwise.io.peft_folder import PREFIX, WEIGHTS
 from rankwise.io.state import trained_state
@@ -167,7 +168,7 @@ def write_lora(
     carried = _carried(state) if state.foreign and (saved_modules or state.frozen) else {}
     config = _config(exported, rank, base_model_name, task_type)
     config["modules_to_save"] = list(saved_modules) or None
-    path = Path(folder)
+    path = given_path(folder)
     tensors = {key: t for pair in exported for key, t in pair.tensors().items()}
     write_tensors(path / WEIGHTS, {**tensors, **carried}, {})
     write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")

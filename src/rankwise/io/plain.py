@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rankwise.io.atomic import write_tensors, write_text
 from rankwise.io.card import Card, Content, card_text
+from rankwise.io.path import given_path
 from rankwise.nn.attention import SplitAttention
 from rankwise.nn.factored import Factored
 from rankwise.surgery.select import listing
@@ -68,7 +69,7 @@ def save_plain(
     products = count_products(model, thin, example) if thin and example is not None else None
     attentions = [n for n, m in model.named_modules() if isinstance(m, SplitAttention)]
     content = Content(thin, before, after, products, attentions)
-    path = Path(folder)
+    path = given_path(folder)
     write_tensors(path / WEIGHTS, tensors, metadata)
     write_text(path / CARD, card_text(card or Card(), content, WEIGHTS))
     return PlainExport(path, tuple(thin), before, after, tuple(attentions))

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from rankwise.check.base import fingerprints
 from rankwise.io.document import Document, read_document, write_document
 from rankwise.io.fingerprint import check_base
+from rankwise.io.path import given_path
 from rankwise.io.random_state import random_state, set_random_state_
 from rankwise.io.state import check_fits, dense_trained, put_, trained_tensors
 from rankwise.io.stored import check_names, stored
@@ -41,16 +42,20 @@ def save_training(
     Args:
         path: of the file; ends in `.safetensors`.
         model: adapted, or without low-rank layers; frozen weights are not saved.
-        optimizer: any whose `state_dict()` holds tensors, numbers, strings and containers of these.
+        optimizer: any whose `state_dict()` holds tensors, numbers, strings and containers of these;
+            all that it trains is in `model`.
         scheduler: the same.
         progress: what JSON can hold, returned by `load_training`; keys are strings.
 
     Raises:
         TypeError: for something that cannot be saved, naming it. No file is written then.
-        ValueError: for a model that `load_training` would refuse, with a NaN for example.
+        ValueError: for a model that `load_training` would refuse, with a NaN for example, and for
+            an optimizer of another model.
     """
     file = _checked(path)
     _check_json(progress)
+    _check_states(optimizer, scheduler)
+    _check_inside(model, optimizer)
     parts, content = trained_tensors(model)
     stored(file, parts, content)
     values: list[Any] = []
@@ -98,6 +103,7 @@ def load_training(
     document = read_document(_checked(path), format=FORMAT, version=VERSION)
     content = document.content
     _check_kinds(document, optimizer, scheduler)
+    _check_inside(model, optimizer)
     state = stored(document.path, _part(document, MODEL_PREFIX), content.get("model") or {})
     if state.layers and not low_rank_layers(model):
         raise ValueError("the model has no low-rank layers; `adapt_` it, then make the optimizer")
@@ -118,14 +124,31 @@ def load_training(
     return dict(content["progress"])
 
 
+def _check_states(optimizer: Any, scheduler: Any) -> None:
+    for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
+        if not hasattr(part, "state_dict") and not (part is None and name == "scheduler"):
+            raise TypeError(f"`{name}` must have a `state_dict()`, got {type(part).__name__}")
+
+
+def _check_inside(model: nn.Module, optimizer: Any) -> None:
+    own = {id(p) for p in model.parameters()}
+    if any(id(p) not in own for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            "`optimizer` trains parameters that are not in `model`: it was made for another model, "
+            "or for one that holds this one. Give the model that it was made for."
+        )
+
+
 def _checked(path: str | Path) -> Path:
-    file = Path(path)
+    file = given_path(path, "path")
     if file.suffix != ".safetensors":
         raise ValueError(f"`path` must end in .safetensors, got {str(path)!r}")
     return file
 
 
 def _check_json(progress: Mapping[str, Any]) -> None:
+    if not isinstance(progress, Mapping):
+        raise TypeError(f"`progress` must be a dict such as {{'step': 50}}, got {progress!r}")
     try:
         same = json.loads(json.dumps(dict(progress))) == dict(progress)
     except TypeError as error:

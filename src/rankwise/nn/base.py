@@ -8,6 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 
+def check_module(model: Any) -> None:
+    """TypeError unless `model` is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
+
+
 def is_transposed(module: Any) -> bool:
     """Hugging Face's `Conv1D` (GPT-2): weight stored as (in, out)."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "nx")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rankwise.nn.guard import guard
 from rankwise.nn.resize import set_factor_
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.given import check_number
 from rankwise.numerics.manifold import TangentVector
 from rankwise.numerics.tucker import Tucker
 
@@ -49,6 +50,12 @@ class LowRankModule(nn.Module, ABC):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if not isinstance(factors, self.point_type):
+            raise TypeError(
+                f"`factors` must be {self.point_type.__name__}"
+                f"({', '.join(self.point_type._fields)}), got {type(factors).__name__}; "
+                "`rankwise.factorize_` and `rankwise.adapt_` make layers of a model's own"
+            )
         factors.checked()
         if base is not None and bias is not None:
             raise ValueError("`bias` belongs to a layer without a base; a base keeps its own")
@@ -57,6 +64,7 @@ class LowRankModule(nn.Module, ABC):
                 f"`bias` must have shape ({factors.shape[0]},), one number for each row of `U`, "
                 f"got {tuple(bias.shape)}"
             )
+        check_number("scale", scale)
         if not 0.0 < abs(scale) < float("inf"):
             raise ValueError(f"`scale` must be finite and not 0, got {scale}")
         # LAPACK's bases are column-major, which neither safetensors nor FSDP2 take.

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from rankwise.numerics.given import check_number
 from rankwise.numerics.manifold import Point, T
 from rankwise.numerics.spectrum import spectral_power
 from rankwise.optim.update_rule import (
@@ -52,9 +53,12 @@ class Adam(UpdateRule):
     relative: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
+            raise TypeError(f"`Adam(betas=...)` must be two numbers, got {self.betas!r}")
         for beta in self.betas:
             check_unit_interval("Adam", "betas", beta)
         for name in ("power", "spectrum"):
+            check_number(f"Adam({name}=...)", getattr(self, name))
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"`Adam({name}=...)` must be in [0, 1], got {getattr(self, name)}")
 

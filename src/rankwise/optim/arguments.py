@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rankwise.integrators.integrator import Integrator
 from rankwise.nn.factored import Factored
+from rankwise.numerics.given import check_number
 from rankwise.optim.budget import Budget
 from rankwise.optim.conditioning import Conditioning
 from rankwise.optim.layers import NamedLayer
@@ -34,12 +35,12 @@ def check_closure(
         )
 
 
-def check_kind(name: str, value: Any, kind: type) -> None:
+def check_kind(name: str, value: Any, kind: type, example: str) -> None:
     if value is not None and not isinstance(value, kind):
         hint = (
-            f"an instance, `{value.__name__}()`"
+            f"an instance, `{value.__name__}(...)`"
             if isinstance(value, type)
-            else f"a {kind.__name__}"
+            else f"of type {kind.__name__}, such as `rankwise.{example}`"
         )
         raise TypeError(f"`Optimizer({name}=...)` must be {hint}, got {value!r}")
 
@@ -115,6 +116,8 @@ def check_control(
 
 
 def check_options(group: dict[str, Any]) -> None:
+    for name in ("lr", "weight_decay", "max_step"):
+        check_number(f"Optimizer({name}=...)", group[name])
     for name, least in (("lr", 0.0), ("weight_decay", 0.0)):
         if not group[name] >= least:
             raise ValueError(

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rankwise.numerics.given import check_number
 from rankwise.numerics.truncate import ranks_for_budget
 from rankwise.optim.rank_rule import Candidates, Clock, CycledRank, check_share, fetch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget(CycledRank):
     """The worthiest directions of all layers together, within a number of parameters.
 
@@ -38,6 +39,7 @@ class Budget(CycledRank):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number("Budget(parameters=...)", self.parameters)
         if self.parameters < 1:
             raise ValueError(
                 f"`Budget(parameters=...)` must be a positive number of parameters for all layers "

@@ -17,6 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from rankwise.numerics.condition import flattened, levelled, nearest_conditioned
+from rankwise.numerics.given import check_number
 
 
 class Conditioning(ABC):
@@ -53,6 +54,7 @@ class SpreadPenalty(Conditioning):
     beta: float = 0.1
 
     def __post_init__(self) -> None:
+        check_number("SpreadPenalty(beta=...)", self.beta)
         if not 0.0 <= self.beta < float("inf"):
             raise ValueError(
                 f"`SpreadPenalty(beta=...)` must be finite and not negative, got {self.beta}"
@@ -79,6 +81,7 @@ class ConditionLimit(Conditioning):
     lifts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_number("ConditionLimit(kappa=...)", self.kappa)
         if not 1.0 <= self.kappa < float("inf"):
             raise ValueError(
                 f"`ConditionLimit(kappa=...)` must be finite and at least 1, got {self.kappa}"
@@ -122,6 +125,7 @@ class NormLimit(Conditioning):
     norm: float = 1.0
 
     def __post_init__(self) -> None:
+        check_number("NormLimit(norm=...)", self.norm)
         if not (self.norm > 0.0 and math.isfinite(self.norm)):
             raise ValueError(f"`NormLimit(norm=...)` must be finite and positive, got {self.norm}")
 

@@ -1,11 +1,16 @@
 """Which layers an optimizer trains, and which parameters belong to no layer."""
 
+import difflib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from rankwise.nn.base import check_module
 from rankwise.nn.low_rank import LowRankModule
+
+KEYS = frozenset({"params", "lr", "weight_decay", "max_step", "betas", "eps", "name", "initial_lr"})
+"""What a group may hold: options, a name for loggers, and what a scheduler that goes on needs."""
 
 
 class NamedLayer(NamedTuple):
@@ -19,8 +24,9 @@ def trainable_layers(model: nn.Module) -> list[NamedLayer]:
     """The low-rank layers of `model` whose factors train, in the order of `named_modules`.
 
     Of layers that share their factors, the first stands for all. Raises ValueError for a layer of
-    which only a part trains.
+    which only a part trains, TypeError for what is no module.
     """
+    check_module(model)
     found = []
     known: set[int] = set()
     for name, module in model.named_modules():
@@ -56,8 +62,7 @@ def param_groups(
     taken: dict[int, int] = {}
     result = []
     for index, group in enumerate(groups):
-        if "params" not in group:
-            raise ValueError(f"group {index} has no `params`, its keys are {sorted(group)}")
+        _check_group(index, group)
         members = []
         for p in _members(model, group["params"]):
             if id(p) not in names:
@@ -81,6 +86,21 @@ def param_groups(
     return [group for group in result if group["params"]] or result
 
 
+def _check_group(index: int, group: Any) -> None:
+    if not isinstance(group, dict):
+        raise TypeError(
+            "`groups` must be dicts such as {'params': 'classifier', 'lr': 1e-3}, in a list; "
+            f"got {group!r}"
+        )
+    if "params" not in group:
+        raise ValueError(f"group {index} has no `params`, its keys are {sorted(group)}")
+    unknown = sorted(group.keys() - KEYS)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], KEYS, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Options are {', '.join(sorted(KEYS))}."
+        raise ValueError(f"group {index} has an unknown option {unknown[0]!r}. {hint}")
+
+
 def _members(model: nn.Module, params: Any) -> list[Tensor]:
     if isinstance(params, (str, Tensor, nn.Module)):
         params = [params]
@@ -99,4 +119,7 @@ def _by_name(model: nn.Module, name: str) -> Any:
     try:
         return model.get_submodule(name)
     except AttributeError:
-        raise ValueError(f"the model has no module or parameter named {name!r}") from None
+        known = [n for n, _ in model.named_modules() if n] + list(parameters)
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"the model has no module or parameter named {name!r}{hint}") from None

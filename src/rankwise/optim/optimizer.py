@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.nn.low_rank import LowRankModule
+from rankwise.numerics.given import check_number
 from rankwise.numerics.manifold import Displaced, TangentVector
 from rankwise.numerics.retract import whole
 from rankwise.optim.adam import Adam
@@ -112,11 +113,11 @@ class Optimizer(torch.optim.Optimizer):
                 f"{type(model).__name__}. "
                 "It finds what trains by itself; use `groups=` for learning rates of their own."
             )
-        check_kind("rule", rule, UpdateRule)
-        check_kind("rank_rule", rank_rule, RankRule)
-        check_kind("integrator", integrator, Integrator)
-        check_kind("control", control, StepControl)
-        check_kind("conditioning", conditioning, Conditioning)
+        check_kind("rule", rule, UpdateRule, "Adam()")
+        check_kind("rank_rule", rank_rule, RankRule, "Tolerance(rtol=0.3)")
+        check_kind("integrator", integrator, Integrator, "integrators.ParallelBUG()")
+        check_kind("control", control, StepControl, "RateFree()")
+        check_kind("conditioning", conditioning, Conditioning, "robust.NormLimit(1.0)")
         self.layers = trainable_layers(model)
         self.rule = Adam() if rule is None else rule
         self.rank_rule = FixedRank() if rank_rule is None else rank_rule
@@ -302,6 +303,7 @@ class Optimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def clip_gradient_(self, max_norm: float) -> Tensor:
         """Scale all gradients so that `gradient_norm()` is at most `max_norm`; the norm before."""
+        check_number("max_norm", max_norm)
         if not max_norm > 0:
             raise ValueError(f"`max_norm` must be positive, got {max_norm}")
         norm = self.gradient_norm()

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rankwise.numerics.given import check_integer, check_number
+
 
 class Clock(NamedTuple):
     """Where training stands: steps taken including this one, and the rate relative to its peak."""
@@ -67,7 +69,7 @@ class FixedRank(RankRule):
         return [layer.rank for layer in layers]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CycledRank(RankRule):
     """Grow, train, judge; see the head of this file.
 
@@ -86,6 +88,9 @@ class CycledRank(RankRule):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
+        check_integer(f"{name}(every=...)", self.every)
+        check_integer(f"{name}(grow=...)", self.grow)
+        check_number(f"{name}(rest=...)", self.rest)
         if self.every < 2:
             raise ValueError(f"`{name}(every=...)` must be at least 2 steps, got {self.every}")
         if self.grow < 0:
@@ -129,6 +134,9 @@ def capped(layer: Candidates, max_rank: int | None) -> int:
 
 
 def check_bounds(rule: str, min_rank: int, max_rank: int | None) -> None:
+    check_integer(f"{rule}(min_rank=...)", min_rank)
+    if max_rank is not None:
+        check_integer(f"{rule}(max_rank=...)", max_rank)
     if min_rank < 1:
         raise ValueError(f"`{rule}(min_rank=...)` must be at least 1, got {min_rank}")
     if max_rank is not None and max_rank < min_rank:
@@ -138,6 +146,7 @@ def check_bounds(rule: str, min_rank: int, max_rank: int | None) -> None:
 
 
 def check_share(name: str, share: float) -> None:
+    check_number(name, share)
     if not 0.0 < share < 1.0:
         raise ValueError(f"`{name}` must be in (0, 1), got {share}")
 

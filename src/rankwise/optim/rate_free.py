@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from rankwise.nn.low_rank import LowRankModule
+from rankwise.numerics.given import check_number
 from rankwise.numerics.manifold import TangentVector
 from rankwise.optim.dense import adamw_
 from rankwise.optim.step_control import StepControl, weight_norm
@@ -60,6 +61,8 @@ class RateFree(StepControl):
     default_lr: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("start", "growth", "dense_lr"):
+            check_number(f"RateFree({name}=...)", getattr(self, name))
         if not 0.0 < self.start < 1.0:
             raise ValueError(f"`RateFree(start=...)` must be in (0, 1), got {self.start}")
         if not self.growth > 0.0:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rankwise.numerics.given import check_integer, check_number
 from rankwise.numerics.truncate import rank_above, rank_for_tolerance
 from rankwise.optim.rank_rule import (
     Candidates,
@@ -16,7 +17,7 @@ from rankwise.optim.rank_rule import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tolerance(CycledRank):
     """Each layer keeps the directions that carry more than `rtol` of its own Frobenius norm.
 
@@ -34,6 +35,7 @@ class Tolerance(CycledRank):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number("Tolerance(rtol=...)", self.rtol)
         if not 0.0 <= self.rtol < 1.0:
             raise ValueError(f"`Tolerance(rtol=...)` must be in [0, 1), got {self.rtol}")
         check_share("Tolerance(keep=...)", self.keep)
@@ -74,6 +76,9 @@ class TailTolerance(RankRule):
     max_rank: int | None = None
 
     def __post_init__(self) -> None:
+        check_number("TailTolerance(rtol=...)", self.rtol)
+        check_number("TailTolerance(order=...)", self.order)
+        check_integer("TailTolerance(every=...)", self.every)
         if not 0.0 <= self.rtol < 1.0:
             raise ValueError(f"`TailTolerance(rtol=...)` must be in [0, 1), got {self.rtol}")
         if not self.order >= 0.0:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from rankwise.numerics.given import check_number
 from rankwise.numerics.manifold import Point, T, TangentVector
 
 State = dict[str, Any]
@@ -100,5 +101,6 @@ def newest(gradient: T, *, keep: float, step: int) -> T:
 
 
 def check_unit_interval(rule: str, name: str, value: float) -> None:
+    check_number(f"{rule}({name}=...)", value)
     if not 0.0 <= value < 1.0:
         raise ValueError(f"`{rule}({name}=...)` must be in [0, 1), got {value}")

@@ -1,6 +1,7 @@
 """The folder of a run: begun once, gone on with, never overwritten by accident."""
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import Field, fields
 from pathlib import Path
@@ -54,6 +55,9 @@ def prepared(asked: Asked) -> Asked:
         return _resumed(asked)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
+    there = next(part for part in (folder, *folder.absolute().parents) if part.exists())
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"--output {folder}: {there} cannot be written to; name another folder")
     if folder.exists() and any(folder.iterdir()) and not asked.overwrite:
         hint = "--resume goes on with it, " if file.exists() else ""
         raise ValueError(

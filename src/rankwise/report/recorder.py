@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rankwise.io.atomic import write_text
+from rankwise.io.path import given_path
 from rankwise.optim.optimizer import Optimizer
 from rankwise.report.description import described
 from rankwise.report.history import (
@@ -62,7 +63,7 @@ class Recorder:
             )
         if every < 1:
             raise ValueError(f"`every` must be at least 1, got {every}")
-        self.folder = Path(folder)
+        self.folder = given_path(folder)
         self._optimizer = optimizer
         self._every = every
         self._parameters = parameters

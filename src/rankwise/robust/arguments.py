@@ -4,16 +4,16 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from rankwise.nn.base import check_module
 from rankwise.robust.ball import Ball
 from rankwise.robust.region import Bounds
 
 
 def check_batch(model: Any, x: Any, y: Any) -> None:
     """TypeError or ValueError unless these are a model, inputs (rows, ...) and labels (rows,)."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     for name, value in (("x", x), ("y", y)):
         if not isinstance(value, Tensor):
             raise TypeError(f"`{name}` must be a tensor, got {type(value).__name__}")

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from rankwise.nn.base import check_module
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.condition import condition_number
 from rankwise.numerics.tucker import first_mode
@@ -17,6 +18,7 @@ def condition_numbers(model: nn.Module) -> dict[str, float]:
     of plain linear and convolutional layers that of the weight as a matrix, all of it. 1 where
     nothing is there, inf where a singular value is zero.
     """
+    check_module(model)
     bases = {m.base for m in model.modules() if isinstance(m, LowRankModule)}
     plain = (nn.Linear, nn.modules.conv._ConvNd, LowRankModule)
     named = [(n, m) for n, m in model.named_modules() if isinstance(m, plain) and m not in bases]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rankwise.nn.base import check_module
+
 
 class Normalised(nn.Module):
     """`model((x - mean) / deviation)` for images `x` (rows, channels, ...) of values in [0, 1].
@@ -28,8 +30,7 @@ class Normalised(nn.Module):
         self, model: nn.Module, mean: float | Sequence[float], deviation: float | Sequence[float]
     ) -> None:
         super().__init__()
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
+        check_module(model)
         means, deviations = _numbers("mean", mean), _numbers("deviation", deviation)
         if min(deviations) <= 0.0:
             raise ValueError(f"`deviation` must be > 0, got {deviation!r}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rankwise.nn import LowRankConv1d
+from rankwise.nn.base import check_module
 from rankwise.robust.reachable import Reachable, Sphere, activated
 from rankwise.robust.weights import KERNELS, KernelOf, normalisation_gain
 from rankwise.surgery.watch import evaluating
@@ -52,6 +53,7 @@ class Network:
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"`x` must be a tensor (rows, ...) with at least one row, got {got}")
         self.model = model
+        check_module(model)
         self.names = {module: name for name, module in model.named_modules()}
         self.shapes, self.output = _seen_shapes(model, x[:1])
         self.convolutions: dict[tuple[nn.Module, nn.Module | None], float] = {}

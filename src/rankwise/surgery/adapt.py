@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from rankwise.nn.base import is_linear, linear_shape
+from rankwise.nn.base import check_module, is_linear, linear_shape
 from rankwise.nn.factored import Factored
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.init import zero_core
@@ -54,7 +54,8 @@ def adapt_(
     )
     if not planned.adapted:
         reasons = dict.fromkeys(f"{p.name}: {p.reason}" for p in planned.layers)
-        raise ValueError(f"no layer is left to adapt. {listing(list(reasons))}")
+        told = listing(list(reasons)) or "The model has no layer with parameters."
+        raise ValueError(f"no layer is left to adapt. {told}")
     ranks = {p.name: p for p in planned.adapted}
     new: dict[str, Factored] = {}
     for layer in parametric_layers(model):
@@ -76,8 +77,7 @@ def _initial(base: nn.Module, planned: PlannedLayer, seed: int) -> Factors:
 
 
 def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     adapted = list(low_rank_layers(model))
     if adapted:
         raise ValueError(

@@ -7,9 +7,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from rankwise.nn.attention import SplitAttention
+from rankwise.nn.base import check_module
 from rankwise.nn.conv import LowRankConv2d
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.nn.tucker import TuckerConv2d
+from rankwise.numerics.given import check_number
 from rankwise.surgery.dense_map import Conv2dMap, ConvolutionMap, DenseMap
 from rankwise.surgery.factorization import Factorization, FactorizedLayer
 from rankwise.surgery.init import Init, TruncatedSVD
@@ -128,8 +130,7 @@ def _found(model: nn.Module, convolution: type[LowRankModule]) -> Found:
 
 
 def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     if any(is_lazy(p) for p in model.parameters()):
         raise ValueError("the model has lazy parameters without a shape; run one batch through it")
     if any(p.is_meta for p in model.parameters()):
@@ -146,6 +147,7 @@ def _plan(
     example: Any,
 ) -> Factorization:
     maps = {name: s.module for s in found.sites if s.map is not None for name in s.names}
+    check_number("min_features", min_features)
     wanted = ranks_by_name(rank, maps)
     chosen = set(wanted) if select is None else choose(select, maps, model, argument="select")
     excluded = choose(exclude, maps, model, argument="exclude")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rankwise.numerics.given import check_integer, check_number
 from rankwise.surgery.dense_map import DenseMap
 
 
@@ -44,6 +45,8 @@ class Random(Init):
     gain: float = 1.0
 
     def __post_init__(self) -> None:
+        check_integer("Random(seed=...)", self.seed)
+        check_number("Random(gain=...)", self.gain)
         if not 0.0 < self.gain < float("inf"):
             raise ValueError(f"`Random(gain=...)` must be positive and finite, got {self.gain}")
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from rankwise.nn.base import is_linear, linear_shape
+from rankwise.nn.base import check_module, is_linear, linear_shape
 from rankwise.nn.factored import Factored
 from rankwise.nn.low_rank import LowRankModule
 
@@ -43,6 +43,7 @@ def parametric_layers(model: nn.Module) -> list[Layer]:
 
 def low_rank_layers(model: nn.Module) -> dict[str, LowRankModule]:
     """The low-rank layers of `model` by name; of those that share factors the first."""
+    check_module(model)
     found: dict[int, tuple[str, LowRankModule]] = {}
     for name, module in model.named_modules():
         if isinstance(module, LowRankModule):

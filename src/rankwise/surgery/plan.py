@@ -7,8 +7,9 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from rankwise.nn.base import is_linear, is_plain, linear_shape
+from rankwise.nn.base import check_module, is_linear, is_plain, linear_shape
 from rankwise.nn.factored import Factored
+from rankwise.numerics.given import check_number
 from rankwise.surgery.count import factor_parameters, total_parameters
 from rankwise.surgery.layers import Layer, obstacle, parametric_layers
 from rankwise.surgery.select import Select, choose
@@ -101,8 +102,8 @@ def plan(
         TypeError: for a pattern of the wrong type.
     """
     check_rank(rank)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
+    check_number("min_features", min_features)
+    check_module(model)
     if any(is_lazy(p) for p in model.parameters()):
         raise ValueError("the model has lazy parameters without a shape; run one batch through it")
     found = parametric_layers(model)

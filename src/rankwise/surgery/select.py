@@ -18,6 +18,8 @@ Select: TypeAlias = Pattern | Sequence["Select"] | None
 module, or a sequence of these (any of them)."""
 
 MAX_LISTED = 12
+FEW = 4
+"""So many names are told one by one, indices and all."""
 
 
 def patterns(select: Select, argument: str) -> list[Pattern]:
@@ -76,11 +78,16 @@ def collapse(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
+def _collapsed(name: str) -> str:
+    """As `collapse`, but a name that is nothing but an index, as in `nn.Sequential`, stays."""
+    return name if name.replace(".", "").isdigit() else collapse(name)
+
+
 def near_names(wanted: str, names: Sequence[str]) -> list[str]:
     """Names, or ends of names, spelt like `wanted`; layers that differ by an index count once."""
     length = len(wanted.split("."))
     known: dict[str, None] = {}
-    for name in map(collapse, names):
+    for name in map(_collapsed, names):
         parts = name.split(".")
         for ending in (parts, parts[-length:], parts[:length]):
             known[".".join(ending)] = None
@@ -88,9 +95,9 @@ def near_names(wanted: str, names: Sequence[str]) -> list[str]:
 
 
 def listing(names: Sequence[str]) -> str:
-    """The names on one line; layers that differ by an index once, with their number."""
+    """The names on one line; of many, layers that differ by an index once, with their number."""
     counts: dict[str, int] = {}
-    for name in map(collapse, names):
+    for name in names if len(names) <= FEW else map(_collapsed, names):
         counts[name] = counts.get(name, 0) + 1
     shown = [f"{n} ({k}x)" if k > 1 else n for n, k in list(counts.items())[:MAX_LISTED]]
     more = len(counts) - len(shown)

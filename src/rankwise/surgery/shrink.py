@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rankwise.nn.attention import SplitAttention
+from rankwise.nn.base import check_module
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.surgery.layers import replace_
 from rankwise.surgery.select import listing
@@ -93,6 +94,7 @@ def _pack_(model: nn.Module) -> None:
 
 
 def _check(model: nn.Module) -> dict[str, LowRankModule]:
+    check_module(model)
     layers = {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rankwise.io.atomic import write_text
+from rankwise.io.path import given_path
 from rankwise.report.page.attacked import attack_charts
 from rankwise.report.page.chart import Drawn, draw, legend
 from rankwise.report.page.curves import Named, main_charts, more_charts, named_networks
@@ -58,8 +59,11 @@ def write_report(
     Raises:
         ValueError: for a folder that holds no run, or whose files are damaged.
     """
-    page = page_of(read_runs([Path(folder) for folder in folders]), title)
-    write_text(Path(output), page.html)
+    if isinstance(folders, (str, Path)) or not folders:
+        raise ValueError(f"`folders` must be a list of folders of runs, got {folders!r}")
+    target = given_path(output, "output")
+    page = page_of(read_runs([given_path(folder, "folders") for folder in folders]), title)
+    write_text(target, page.html)
     return page
 
 
