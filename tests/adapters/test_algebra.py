@@ -1,6 +1,8 @@
 """Sums of adapters are sums of the matrices that they add."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -195,3 +197,9 @@ def test_values_do_not_change_and_print_what_they_are():
     assert a.to(torch.float32).layers["0"].factors.S.dtype == torch.float32
     with pytest.raises(ValueError, match="`dtype` must be"):
         a.to(torch.float16)
+
+
+def test_values_are_copied_and_pickled():
+    a = adapter(1, {"0": 2, "2": 1})
+    for b in (copy.deepcopy(a), pickle.loads(pickle.dumps(a))):
+        assert (a - b).norm() == 0.0 and b.ranks == a.ranks

@@ -215,3 +215,23 @@ def test_an_adapter_of_another_base_is_refused_and_not_added_to_one_of_this():
         rw.adapters.put_(model, b)
     with pytest.raises(ValueError, match="trained on another base"):
         rw.adapters.put_(plain(), 2 * b)
+
+
+def test_a_dense_weight_of_a_layer_to_be_adapted_is_refused_and_changes_nothing():
+    models = [plain() for _ in range(2)]
+    for model in models:
+        rw.adapt_(model, rank=1, select="0", train="4")
+    both = adapter(1, {"0": 1, "4": 2}).with_dense(rw.adapters.take(models[0]))
+    before = bits(models[1])
+    with pytest.raises(ValueError, match="'4.(weight|bias)' belongs to a layer to be adapted"):
+        rw.adapters.put_(models[1], both)
+    assert same(before, bits(models[1]))
+
+
+def test_values_that_read_would_refuse_are_not_written(tmp_path):
+    a = adapter(1, {"0": 2})
+    path = rw.adapters.write(a, tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="'0.S' has NaN or infinite values"):
+        rw.adapters.write((1e300 * a).to(torch.float32), tmp_path)
+    assert path.read_bytes() == before

@@ -110,6 +110,7 @@ def test_a_wrapped_optimizer_is_looked_through():
 
     model, optimizer = trained()
     assert sick(model, Wrapper(optimizer)) == {}
+    assert sick(model, Wrapper(Wrapper(optimizer))) == {}
 
 
 def test_a_rate_of_zero_is_told():

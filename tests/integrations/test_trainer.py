@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.data import SequentialSampler
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 
 import rankwise as rw
 from loops import (
@@ -284,6 +284,22 @@ def test_the_last_line_of_a_record_is_of_the_last_step_not_of_the_best(tmp_path)
     last = recorded(tmp_path / "run")[-1]
     assert sum(map(len, last["spectra"])) == pytest.approx(last["mean_rank"] * len(last["spectra"]))
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["eval_loss"] > 0
+
+
+def test_a_record_ends_with_the_last_evaluation_also_where_that_stops_the_run(tmp_path):
+    stops = EarlyStoppingCallback(early_stopping_patience=1, early_stopping_threshold=1e9)
+    trainer = trained(
+        tmp_path / "trainer", callbacks=[RankwiseCallback(record=tmp_path / "run"), stops],
+        eval_strategy="epoch", save_strategy="epoch", metric_for_best_model="loss", max_steps=60,
+        load_best_model_at_end=True,
+    )  # fmt: skip
+    assert trainer.state.global_step == 12 < trainer.state.max_steps
+    evaluated = [line for line in trainer.state.log_history if "eval_loss" in line]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["eval_loss"] == evaluated[-1]["eval_loss"]
+    last = recorded(tmp_path / "run")[-1]
+    assert last["step"] == 12 and len(last["spectra"]) == len(ranks(trainer.model))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
 
 
 def test_a_record_needs_the_loss_of_each_step(tmp_path):

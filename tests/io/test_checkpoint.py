@@ -145,7 +145,7 @@ def test_a_model_with_nan_does_not_overwrite_a_good_file(tmp_path):
     before = save(model, tmp_path).read_bytes()
     with torch.no_grad():
         model[0].S.fill_(float("nan"))
-    with pytest.raises(ValueError, match="layer '0': factors must be finite"):
+    with pytest.raises(ValueError, match="entry '0.S' has NaN or infinite values"):
         save(model, tmp_path)
     assert (tmp_path / "adapter.safetensors").read_bytes() == before
 
@@ -199,7 +199,16 @@ HOSTILE = {
     "ranks disagree": (_set("0.U", torch.eye(5)[:, :2].contiguous()), "layer '0': factors must be"),
     "vector": (_set("0.S", torch.ones(1)), "layer '0': factors must be floating-point matrices"),
     "integers": (_set("0.S", torch.ones(1, 1, dtype=torch.int64)), "layer '0': factors must be"),
-    "nan": (_fill("2.S", float("nan")), "layer '2': factors must be finite"),
+    "nan": (_fill("2.S", float("nan")), "entry '2.S' has NaN or infinite values"),
+    "8 bits": (_set("2.S", torch.ones(1, 1).to(torch.float8_e5m2)), "'2.S' is torch.float8_e5m2"),
+    "scale no float": (_describe("layers", "0", "scale", 10**400), "layer '0' needs a scale"),
+    "rank 0": (
+        lambda tensors, _: (
+            tensors.update({f"2.{n}": tensors[f"2.{n}"][:, :0] for n in "UV"})
+            or tensors.update({"2.S": torch.zeros(0, 0)})
+        ),
+        "layer '2' has rank 0, expected at least 1",
+    ),
     "inf in dense": (_fill("4.bias", float("inf")), "entry '4.bias' has NaN or infinite values"),
     "not orthonormal": (_scale("2.U", 1.01), "columns of '2.U' are not orthonormal"),
     "version": (_describe("version", 99), "has version 99 of 'rankwise-adapter'"),
@@ -407,3 +416,14 @@ def test_a_layer_of_another_map_is_refused(tmp_path, entry, error):
     save_file(load_file(file), file, metadata={"rankwise": json.dumps(content)})
     with pytest.raises(ValueError, match=f"layer '2'.*{error}"):
         load(plain(), tmp_path)
+
+
+def test_two_entries_for_one_layer_of_the_model_are_refused(tmp_path):
+    def layers(**named):
+        return nn.ModuleDict(named)
+
+    both = layers(a=nn.Linear(4, 4), b=nn.Linear(4, 4))
+    adapt_(both, rank=2)
+    one = nn.Linear(4, 4)
+    with pytest.raises(ValueError, match="holds both 'a' and 'b', one layer in the model"):
+        load(layers(a=one, b=one), save(both, tmp_path), other_base=True)

@@ -147,3 +147,10 @@ def test_a_training_does_not_go_on_upon_another_base(tmp_path):
         load_training(path, model=other, optimizer=rw.Optimizer(other))
     same = adapted()
     assert load_training(path, model=same, optimizer=rw.Optimizer(same)) == {}
+
+
+def test_types_and_devices_by_default_have_no_part_in_it(tmp_path):
+    path, model = rw.save(adapted(), tmp_path), base()
+    with torch.device("meta"):
+        rw.load(model, path)
+    assert not model[0].U.is_meta

@@ -1,5 +1,6 @@
 """Adapters that PEFT made, in a model of rankwise's, and back."""
 
+import copy
 import json
 import warnings
 
@@ -16,6 +17,7 @@ from rankwise.nn import LowRankConv2d, LowRankEmbedding
 from rankwise.numerics.init import zero_core
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.tolerance import Tolerance
+from rankwise.surgery.adapt import adapt_
 from rankwise.surgery.layers import factored_layers
 from rankwise.surgery.merge import merge_, unmerge_
 
@@ -284,6 +286,12 @@ CONFIGS = {
     "no alpha": ({"lora_alpha": "big"}, "'lora_alpha' must be a finite number, got 'big'"),
     "a bad pattern": ({"rank_pattern": {"(": 3}}, r"'rank_pattern' has the key '\('"),
     "a slow pattern": ({"rank_pattern": {"(.*a)+b": 3}}, "'rank_pattern' has the key .* for hours"),
+    "a row of repetitions": (
+        {"alpha_pattern": {".*a" * 20: 3}},
+        "alpha_pattern.* for hours",
+    ),
+    "no float": ({"lora_alpha": 10**400}, "'lora_alpha' must be a finite number"),
+    "a huge scale": ({"lora_alpha": 1e308}, "times its scale, 1.25e.307, exceeds float32"),
     "not a number": ({"lora_alpha": float("nan")}, "'lora_alpha' must be a finite number, got nan"),
     "a list": ({"alpha_pattern": [1]}, "'alpha_pattern' must give numbers by names"),
     "a name": ({"modules_to_save": "head"}, "'modules_to_save' must be a list of names"),
@@ -292,6 +300,10 @@ TENSORS = {
     "NaN": (lambda t: t | {Q.format("A"): t[Q.format("A")] * float("nan")}, "NaN or infinite"),
     "half": (lambda t: {k: v for k, v in t.items() if k != Q.format("B")}, "lacks lora_B"),
     "integers": (lambda t: t | {Q.format("A"): t[Q.format("A")].long()}, "is torch.int64"),
+    "8 bits": (
+        lambda t: t | {Q.format("A"): t[Q.format("A")].to(torch.float8_e4m3fn)},
+        "is torch.float8_e4m3fn, expected 16 bits",
+    ),
     "another side": (lambda t: t | {Q.format("B"): torch.zeros(3, 5)}, "do not fit together"),
     "a vector": (lambda t: t | {Q.format("B"): torch.zeros(8)}, "rankwise reads linear maps"),
     "DoRA": (lambda t: t | {Q.format("magnitude_vector"): torch.zeros(3)}, "no part of a plain"),
@@ -333,6 +345,43 @@ def test_a_tied_weight_that_peft_trained_as_a_copy_is_refused(tmp_path):
     write_lora(gpt2, tmp_path, target_modules=["c_attn"], modules_to_save=["lm_head"])
     with pytest.raises(ValueError, match="'lm_head.weight' was trained as a copy.*same"):
         load(build(gpt2), tmp_path)
+
+
+class Twice(nn.Module):
+    """One layer under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.Linear(16, 16)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+def test_a_layer_of_two_names_is_refused_for_peft_adapts_only_one(tmp_path):
+    x = torch.randn(3, 16, dtype=torch.float64)
+    config = peft.LoraConfig(target_modules=["first"], init_lora_weights=False)
+    theirs = peft.get_peft_model(build(Twice), config).double()
+    assert not isinstance(theirs.base_model.model.second, type(theirs.base_model.model.first))
+    theirs.save_pretrained(str(tmp_path))
+    model = build(Twice)
+    before = model(x)
+    with pytest.raises(ValueError, match="PEFT adapts 'first' only, .* 'second' is the same"):
+        load(model, tmp_path)
+    assert torch.equal(model(x), before)
+    model.second = copy.deepcopy(model.first)
+    load(model, tmp_path)
+    torch.testing.assert_close(model(x), theirs(x), rtol=1e-12, atol=1e-12)
+    shared = build(Twice)
+    adapt_(shared, rank=2)
+    with pytest.raises(ValueError, match="is also 'second', and PEFT would adapt the first only"):
+        export_lora(shared, tmp_path)
+
+
+def test_a_model_without_weights_takes_no_adapter(tmp_path):
+    write_lora(llama, tmp_path, target_modules=["q_proj"])
+    with pytest.raises(ValueError, match="its weight is on the meta device; load the weights"):
+        load(build(llama).to("meta"), tmp_path)
 
 
 def test_files_that_are_not_there_are_told(tmp_path):

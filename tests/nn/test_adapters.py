@@ -6,6 +6,7 @@ from torch import nn
 
 from cases import close, factors
 from rankwise.nn import LowRankConv1d, LowRankConv2d, LowRankEmbedding
+from rankwise.numerics.init import zero_core
 from rankwise.robust import lipschitz_bound
 from rankwise.surgery.adapter import adapter_for, map_kind, map_shape
 from rankwise.surgery.merge import merge_, unmerge_
@@ -78,3 +79,45 @@ def test_the_bound_of_an_adapted_convolution_is_that_of_the_merged_one(draw):
     assert abs(lipschitz_bound(model, x) - bound) < 1e-9 * bound
     merge_(model, final=True)
     assert abs(lipschitz_bound(model, x) - bound) < 1e-9 * bound
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: setattr(layer, "forward", lambda x: torch.ones(2, 5)),
+        lambda layer: layer.register_forward_hook(lambda *_: torch.ones(2, 5)),
+    ],
+    ids=["forward", "hook"],
+)
+def test_what_a_base_does_in_place_of_its_class_is_done(change):
+    base = nn.Linear(3, 5)
+    change(base)
+    layer = adapter_for(base, zero_core(5, 3, 2, generator=None, like=torch.empty(0)), 1.0)
+    assert torch.equal(layer(torch.randn(2, 3)), torch.ones(2, 5))
+
+
+def test_a_backward_hook_of_a_base_is_called():
+    seen, base = [], nn.Linear(3, 5)
+    base.register_full_backward_hook(lambda *_: seen.append(True))
+    layer = adapter_for(base, zero_core(5, 3, 2, generator=None, like=torch.empty(0)), 1.0)
+    layer(torch.randn(2, 3, requires_grad=True)).sum().backward()
+    assert seen
+
+
+class Bytes(nn.Module):
+    """A table in eighths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        table = torch.arange(-20, 25, dtype=torch.int8).reshape(9, 5)
+        self.weight = nn.Parameter(table, requires_grad=False)
+
+    def forward(self, index):
+        return self.weight[index].float() / 8
+
+
+def test_an_embedding_of_integers_is_added_to_in_its_outputs_type(draw):
+    f = factors(9, 5, SIGMA, draw)
+    f = type(f)(*(t.float() for t in f))
+    layer, index = LowRankEmbedding(f, base=Bytes(), scale=0.1), torch.arange(9)
+    close(layer(index) - layer.base(index), 0.1 * f.dense(), 1e-5)

@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import sys
+import threading
 import time
 import weakref
 
@@ -170,3 +172,26 @@ def test_an_average_of_factors_is_refused_where_it_begins():
         layer.requires_grad_(False)
     AveragedModel(frozen).update_parameters(frozen)
     AveragedModel(nn.Linear(2, 2))
+
+
+def test_layers_are_made_in_one_thread_while_another_one_steps():
+    done, switching = threading.Event(), sys.getswitchinterval()
+    kept = []
+
+    def make() -> None:
+        while not done.is_set():
+            kept.append(adapter())
+
+    maker = threading.Thread(target=make)
+    sys.setswitchinterval(1e-6)
+    maker.start()
+    try:
+        for _ in range(100):
+            other = nn.Parameter(torch.zeros(1))
+            other.grad = torch.ones(1)
+            torch.optim.SGD([other], lr=0.1).step()
+    finally:
+        done.set()
+        maker.join()
+        sys.setswitchinterval(switching)
+    assert len(kept) > 1

@@ -34,6 +34,14 @@ def test_a_copy_in_a_shorter_type_is_the_same_matrix_rounded_both_ways(dtype, si
     assert kind(short, short.float()) is Likeness.SAME
 
 
+def test_what_float16_makes_of_small_bfloat16_numbers_is_no_other_matrix():
+    short = weight(0)
+    short[:, ::7] *= 1e-4
+    short = short.bfloat16()
+    assert not torch.equal(short.half().float(), short.float())
+    assert kind(short, short.half()) is Likeness.ROUNDED
+
+
 def test_two_short_types_of_one_matrix_are_known_as_such():
     assert kind(W.bfloat16(), W.half()) is Likeness.ROUNDED
     assert kind(W.double(), W) is Likeness.SAME

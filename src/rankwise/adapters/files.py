@@ -5,7 +5,7 @@ from pathlib import Path
 from rankwise.adapters.adapter import Adapter, check_adapter
 from rankwise.io.adapter_file import adapter_path, read_adapter, write_adapter
 from rankwise.io.export_lora import LoraExport, write_lora
-from rankwise.io.stored import described
+from rankwise.io.stored import described, stored
 
 
 def read(folder: str | Path) -> Adapter:
@@ -31,13 +31,16 @@ def write(adapter: Adapter, folder: str | Path) -> Path:
         The path of the file.
 
     Raises:
-        ValueError: for an adapter without layers.
+        ValueError: for an adapter without layers, and for values that `read` would refuse. An
+            earlier file stays as it is.
     """
     check_adapter(adapter, "`rankwise.save(model, folder)` writes that of a model")
     if not adapter.layers:
         raise ValueError("the adapter has no layers: there is nothing to write")
     path = adapter_path(folder)
-    write_adapter(path, *described(adapter.stored))
+    tensors, content = described(adapter.stored)
+    stored(path, tensors, content)
+    write_adapter(path, tensors, content)
     return path
 
 

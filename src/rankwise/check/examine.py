@@ -15,7 +15,7 @@ from rankwise.nn.base import check_module
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.optim.optimizer import Optimizer
-from rankwise.optim.ownership import owner_of
+from rankwise.optim.ownership import owner_of, unwrapped
 
 
 def examine(
@@ -34,7 +34,7 @@ def examine(
 
     Args:
         model: that trains, on its device.
-        optimizer: that trains it; a wrapper with an attribute `optimizer` is looked through.
+        optimizer: that trains it; wrappers with an attribute `optimizer` are looked through.
         loss_of: loss of one batch, a 0-dim tensor. With it, one forward and backward pass tells
             which layers get a gradient.
         batch: what `loss_of` takes.
@@ -44,7 +44,7 @@ def examine(
     layers = _layers(model)
     if not layers:
         return Findings([_no_layers()])
-    optimizer = getattr(optimizer, "optimizer", optimizer)
+    optimizer = unwrapped(optimizer)
     found = [_ownership(model, layers, optimizer), *_rates(optimizer), _frozen(layers)]
     if loss_of is not None:
         found.append(_attached(model, layers, loss_of, batch))

@@ -7,13 +7,7 @@ from torch import nn
 
 from rankwise.optim.layers import trainable_layers
 from rankwise.optim.optimizer import Optimizer
-
-
-def unwrapped(optimizer: Any) -> Any:
-    """What is inside the wrappers of accelerate and Lightning."""
-    while (inner := getattr(optimizer, "optimizer", None)) is not None:
-        optimizer = inner
-    return optimizer
+from rankwise.optim.ownership import unwrapped
 
 
 def rankwise_optimizers(model: nn.Module, optimizers: Iterable[Any], write: str) -> list[Optimizer]:

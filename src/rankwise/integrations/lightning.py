@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from rankwise.integrations.found import rankwise_optimizers, unwrapped
+from rankwise.integrations.found import rankwise_optimizers
 from rankwise.optim.layers import trainable_layers
 from rankwise.optim.optimizer import Optimizer
+from rankwise.optim.ownership import unwrapped
 from rankwise.report.recorder import Recorder
 from rankwise.report.scalars import counts
 

@@ -93,10 +93,20 @@ class RankwiseCallback(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         # At the end of training the best model may have come back, with ranks of its own.
-        if control.should_training_stop and self._recorder is not None:
+        if control.should_training_stop:
+            self._finish(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        # The evaluation of the last epoch comes after its end, and may have been what ended it.
+        self._finish(state)
+
+    def _finish(self, state: Any) -> None:
+        if self._recorder is not None:
             last = [line for line in state.log_history if "eval_loss" in line][-1:]
             self._recorder.finish(last[0] if last else None)
 
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if control.should_training_stop:
+            self._finish(state)
         if state.is_world_process_zero and low_rank_layers(given["model"]):
             save(given["model"], Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -23,7 +23,8 @@ from rankwise.io.peft_folder import PREFIX, WEIGHTS
 from rankwise.io.state import trained_state
 from rankwise.io.stored import MAPS, Stored
 from rankwise.nn.conv import LowRankConv2d
-from rankwise.surgery.layers import low_rank_layers
+from rankwise.nn.low_rank import LowRankModule
+from rankwise.surgery.layers import low_rank_layers, parametric_layers
 from rankwise.surgery.plan import check_rank
 
 
@@ -124,6 +125,12 @@ def export_lora(
     for name, layer in low_rank_layers(model).items():
         if isinstance(layer, LowRankConv2d) and layer.geometry.dilation != (1, 1):
             raise ValueError(f"layer {name!r} is dilated, and PEFT's kernel beside it would not be")
+    for shared in parametric_layers(model):
+        if isinstance(shared.module, LowRankModule) and len(shared.names) > 1:
+            raise ValueError(
+                f"layer {shared.name!r} is also {shared.names[1]!r}, and PEFT would adapt the "
+                "first only: give it a layer of its own there, or `merge_(model, final=True)`"
+            )
     return write_lora(
         trained_state(model),
         folder,

@@ -39,7 +39,8 @@ def from_entry(path: Path | str, name: str, entry: Mapping[str, Any]) -> Fingerp
             f"{path}: the fingerprint of layer {name!r} must hold 1 to {SIZE} numbers, got "
             f"{len(raw)} bytes"
         )
-    return Fingerprint(torch.tensor(struct.unpack(f"<{len(raw) // BYTES}f", raw)))
+    values = struct.unpack(f"<{len(raw) // BYTES}f", raw)
+    return Fingerprint(torch.tensor(values, dtype=torch.float32, device="cpu"))
 
 
 def of_modules(modules: Mapping[str, nn.Module]) -> dict[str, Fingerprint | None]:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,9 @@ MAX_PATTERN = 1000
 
 REPEATED_GROUP = re.compile(r"\)[*+{]")
 """Such as `(a+)+`, which can take longer than any patience to find that a name does not match."""
+
+REPETITION, MAX_REPETITIONS = re.compile(r"(?<!\()[*+?{]"), 5
+"""So can a row of them, `.*.*.*.*`, by the power of their number."""
 
 
 class LoraScales(NamedTuple):
@@ -163,10 +167,12 @@ def _pattern(path: Path, field: str, config: Mapping[str, Any]) -> dict[str, Any
             re.compile(key)
         except re.error as error:
             raise ValueError(f"{path}: {field!r} has the key {key!r}: {error}") from error
-        if len(key) > MAX_PATTERN or REPEATED_GROUP.search(key):
+        many = len(REPETITION.findall(key)) > MAX_REPETITIONS
+        if len(key) > MAX_PATTERN or REPEATED_GROUP.search(key) or many:
             raise ValueError(
                 f"{path}: {field!r} has the key {key[:80]!r}, a pattern that may match for hours; "
-                "write names of layers, or patterns without a repeated group"
+                f"write names of layers, or patterns without a repeated group and with at most "
+                f"{MAX_REPETITIONS} repetitions"
             )
     return pattern
 
@@ -178,7 +184,7 @@ def _rank(path: Path, field: str, value: Any) -> int:
 
 
 def _number(path: Path, field: str, value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{path}: {field!r} must be a finite number, got {value!r}")
     return float(value)
 

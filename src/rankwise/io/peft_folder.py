@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rankwise.io.peft_config import CONFIG, LoraScales, read_config
-from rankwise.io.stored import Stored, StoredLayer
+from rankwise.io.stored import Stored, StoredLayer, check_finite
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.orth import orthonormalise
 from rankwise.numerics.rounding import from_product
@@ -93,8 +93,7 @@ def _sorted(
         name = key.removeprefix(PREFIX)
         if not value.is_floating_point() and not name.endswith(STATISTICS):
             raise ValueError(f"{path}: entry {key!r} is {value.dtype}, expected floating point")
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ValueError(f"{path}: entry {key!r} has NaN or infinite values")
+        check_finite(path, key, value)
         match = (ADA_SIDE if config.ada else SIDE).fullmatch(name)
         if match:
             side = match[2].removeprefix("embedding_").removesuffix(".weight")
@@ -145,7 +144,10 @@ def _layer(path: Path, name: str, sides: Sides, config: LoraScales) -> StoredLay
     _check_sides(path, name, sides, config)
     size = A.shape[2:]
     kernel = (1,) * (2 - len(size)) + tuple(size) if len(size) else None
-    B, A = config.scale(name) * B.double().flatten(1), A.double().flatten(1)
+    scale = config.scale(name)
+    B, A = scale * B.double().flatten(1), A.double().flatten(1)
+    if not float(B.abs().amax()) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{path}: layer {name!r} times its scale, {scale:g}, exceeds float32")
     if sides.embedding:
         # The table is the transpose of PEFT's product.
         B, A = A.mT, B.mT

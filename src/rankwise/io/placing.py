@@ -114,9 +114,6 @@ def adapters_of(model: nn.Module, state: Stored, names: Sequence[str]) -> dict[s
 def _adapt_as_stored_(model: nn.Module, state: Stored, *, other_base: bool) -> None:
     check_dense_fits(model, state)
     check_untied(model, state)
-    held = [n for n in state.dense for layer in state.layers if n.startswith(f"{layer}.")]
-    if held:
-        raise ValueError(f"{state.path}: parameter {held[0]!r} belongs to a layer to be adapted")
     check_adaptable(model, state, list(state.layers))
     if not other_base:
         check_same_base(model, state)
@@ -145,7 +142,7 @@ def _check_repeated(model: nn.Module, state: Stored) -> None:
 
 
 def check_untied(model: nn.Module, state: Stored) -> None:
-    """ValueError where PEFT trained a copy of a weight that is shared in `model`."""
+    """ValueError where PEFT trained a copy of what is shared in `model`: a weight or a layer."""
     if not state.foreign:
         return
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -160,6 +157,14 @@ def check_untied(model: nn.Module, state: Stored) -> None:
                 f"{tied[0]!r}. Untie them first: `config.tie_word_embeddings = False`, and give "
                 "each a weight of its own"
             )
+    for layer in parametric_layers(model):
+        found = [name for name in layer.names if name in state.layers]
+        others = [name for name in layer.names if name not in found[:1]]
+        if found and others:
+            raise ValueError(
+                f"{state.path}: PEFT adapts {found[0]!r} only, and in the model {others[0]!r} is "
+                "the same layer. Give the model a layer of its own there first, `copy.deepcopy`"
+            )
 
 
 def _by_name(model: nn.Module) -> dict[str, Layer]:
@@ -172,8 +177,17 @@ def _takes_adapter(layer: Layer | None) -> bool:
 
 def _check_adaptable(state: Stored, name: str, layer: Layer) -> None:
     path, entry = state.path, state.layers[name]
+    within = tuple(f"{own}." for own in layer.names)
+    held = [n for n in state.dense if n.startswith(within)]
+    if held:
+        raise ValueError(f"{path}: parameter {held[0]!r} belongs to a layer to be adapted")
+    twice = [own for own in layer.names if own != name and own in state.layers]
+    if twice:
+        raise ValueError(f"{path} holds both {name!r} and {twice[0]!r}, one layer in the model")
     reason = map_obstacle(layer) or ("" if name else "it is the model itself")
     reason = reason or ("" if entry.has_base else "it was saved without a base")
+    if getattr(layer.module.weight, "is_meta", False):
+        reason = reason or "its weight is on the meta device; load the weights of the model first"
     if state.foreign and any(step != 1 for step in getattr(layer.module, "dilation", ())):
         reason = reason or "it is dilated, and PEFT's kernel beside it is not"
     if reason:

@@ -38,7 +38,7 @@ def trained_state(model: nn.Module) -> Stored:
     """What training changes in `model`, not checked; the tensors are those of the model."""
     layers = {name: entry_of(layer) for name, layer in low_rank_layers(model).items()}
     dense: dict[str, Tensor] = {**dense_trained(model)}
-    return Stored("the model", layers, dense, running_statistics(model))
+    return Stored("the model", layers, dense, running_statistics(model), {})
 
 
 def entry_of(layer: LowRankModule) -> StoredLayer:

@@ -1,9 +1,10 @@
 """What a rankwise file says of a model: its layers and tensors, checked in themselves."""
 
 import math
+import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -48,7 +49,7 @@ class Stored(NamedTuple):
     layers: dict[str, StoredLayer]
     dense: dict[str, Tensor]
     statistics: dict[str, Tensor]
-    frozen: Mapping[str, Tensor] = MappingProxyType({})
+    frozen: dict[str, Tensor]
     """Weights of the base model that the file repeats."""
     foreign: bool = False
     """Written by another program, which has no say in the scale of a layer and does not tell the
@@ -102,21 +103,21 @@ def stored(path: Path | str, tensors: Mapping[str, Tensor], content: Mapping[str
     types = {name: _point_type(path, name, entry) for name, entry in described.items()}
     expected = [join(n, entry) for n, point in types.items() for entry in point._fields]
     expected += dense + statistics
-    twice = {name for name in expected if expected.count(name) > 1} if _repeats(expected) else set()
+    twice = [name for name, count in Counter(expected).items() if count > 1]
     if twice:
         raise ValueError(f"{path}: entry {min(twice)!r} is described twice")
     check_names(path, set(expected), set(tensors), "tensor")
+    for name, value in tensors.items():
+        check_finite(path, name, value)
     layers = {
         name: _layer(path, name, entry, types[name], tensors) for name, entry in described.items()
     }
-    for name in dense + statistics:
-        if tensors[name].is_floating_point() and not bool(tensors[name].isfinite().all()):
-            raise ValueError(f"{path}: entry {name!r} has NaN or infinite values")
     return Stored(
         path,
         layers,
         {name: tensors[name] for name in dense},
         {name: tensors[name] for name in statistics},
+        {},
         foreign=content.get("foreign") is True,
     )
 
@@ -140,10 +141,6 @@ def check_names(path: Path | str, expected: set[str], got: set[str], what: str) 
 
 def _and_more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _repeats(names: list[str]) -> bool:
-    return len(set(names)) < len(names)
 
 
 def _names(path: Path | str, content: Mapping[str, Any], key: str) -> list[str]:
@@ -172,7 +169,7 @@ def _layer(
     tensors: Mapping[str, Tensor],
 ) -> StoredLayer:
     scale = entry.get("scale") if isinstance(entry, dict) else None
-    if not isinstance(scale, (int, float)) or not 0.0 < abs(scale) < math.inf:
+    if not isinstance(scale, (int, float)) or not 0.0 < abs(scale) <= sys.float_info.max:
         raise ValueError(
             f"{path}: layer {name!r} needs a scale that is finite and not 0, got {entry!r}"
         )
@@ -181,6 +178,8 @@ def _layer(
         factors = point_type(*named).checked()
     except ValueError as error:
         raise ValueError(f"{path}: layer {name!r}: {error}") from error
+    if min(mode.rank for mode in factors.modes()) == 0:
+        raise ValueError(f"{path}: layer {name!r} has rank 0, expected at least 1")
     check_shape(path, name, entry.get("shape"), factors.shape)
     for letter, Q in (("U", factors.U), ("V", factors.V)):
         defect = float(orthonormality_defect(Q.double()))
@@ -229,6 +228,14 @@ def a(map_: str) -> str:
     """The map with its article, for messages."""
     named = {"linear": "a linear map", "embedding": "an embedding", "conv1d": "a 1d convolution"}
     return named.get(map_, "a 2d convolution")
+
+
+def check_finite(path: Path | str, name: str, value: Tensor) -> None:
+    """ValueError for an entry of floating point that is not finite, or too short to be a value."""
+    if value.is_floating_point() and value.element_size() < 2:
+        raise ValueError(f"{path}: entry {name!r} is {value.dtype}, expected 16 bits or more")
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        raise ValueError(f"{path}: entry {name!r} has NaN or infinite values")
 
 
 def check_shape(path: Path | str, name: str, got: Any, wanted: tuple[int, int]) -> None:

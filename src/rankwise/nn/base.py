@@ -42,14 +42,25 @@ def is_plain(weight: Any) -> bool:
     return type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
 
 
+def is_intercepted(module: nn.Module) -> bool:
+    """Whether a call of `module` does more than its class says."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks) or "forward" in vars(module)
+
+
 def frozen_weight(module: Any) -> tuple[Tensor, Tensor | None] | None:
     """Weight (out, in) and bias of a plain frozen linear map, for one fused product.
 
-    None where the module has to be called: a quantised or subclassed layer, forward hooks, or a
-    weight that is being trained.
+    None where the module has to be called: a quantised or subclassed layer, one with hooks or a
+    forward of its own, or a weight that is being trained.
     """
     if not (type(module) is nn.Linear or is_transposed(module)) or not is_plain(module.weight):
         return None
-    if module.weight.requires_grad or module._forward_hooks or module._forward_pre_hooks:
+    if module.weight.requires_grad or is_intercepted(module):
         return None
     return (module.weight.mT if is_transposed(module) else module.weight), module.bias

@@ -66,7 +66,10 @@ class LowRankEmbedding(Factored):
             return whole
         y: Tensor = LowRankLookup.apply(index, self.U, self.S, self.V, self.padding_idx)[0]
         y = y if self.scale == 1.0 else self.scale * y
-        return y if self.base is None else self.base(index) + y.to(self.weight.dtype)
+        if self.base is None:
+            return y
+        frozen: Tensor = self.base(index)
+        return frozen + y.to(frozen.dtype)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

@@ -5,6 +5,7 @@ low-rank layer, and cost a step of an optimizer that has been looked at one comp
 """
 
 import functools
+import threading
 import weakref
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,12 +28,15 @@ class Held(NamedTuple):
 _Held: TypeAlias = "weakref.WeakKeyDictionary[Optimizer, Held]"
 _layers: "weakref.WeakSet[Any]" = weakref.WeakSet()
 _held: _Held = weakref.WeakKeyDictionary()
+# Models may be made in one thread while another one trains.
+_lock = threading.RLock()
 
 
 def guard(layer: Any) -> None:
     """From now on, let no stock optimizer step the factors of this low-rank layer."""
-    _layers.add(layer)
-    _register()
+    with _lock:
+        _layers.add(layer)
+        _register()
 
 
 @functools.cache
@@ -61,10 +65,12 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
 def _factors_of(optimizer: Optimizer) -> list[tuple[Tensor, str]]:
     if any(getattr(type(part), "trains_factors", False) for part in vars(optimizer).values()):
         return []  # It wraps one that is made for factors.
+    with _lock:
+        layers = list(_layers)
     known = {
         id(getattr(layer, name)): f"{name} {tuple(getattr(layer, name).shape)} of a "
         f"{type(layer).__name__}"
-        for layer in _layers
+        for layer in layers
         for name in layer.point_type._fields
     }
     held = (p for group in optimizer.param_groups for p in group["params"])

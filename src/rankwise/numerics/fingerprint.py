@@ -69,24 +69,26 @@ def places(count: int) -> list[int]:
 @lru_cache(maxsize=64)
 def _index(count: int, columns: int) -> tuple[Tensor, Tensor]:
     """Rows and columns of these places; a model has few shapes."""
-    at = torch.tensor(places(count))
+    at = torch.tensor(places(count), device="cpu")
     return at // columns, at % columns
 
 
 def likeness(a: Fingerprint, b: Fingerprint) -> Likeness:
     """Whether `a` and `b` are of one matrix.
 
-    Samples of one precision must agree to the last bit; of two, within the rounding of both.
+    Samples in float32 must agree to the last bit; of two precisions, within the rounding of both.
+    Of one shorter type, large entries must agree and small ones up to what float16 makes of them.
     """
     if a.values.shape != b.values.shape:
         return Likeness.OTHER
     if torch.equal(a.values, b.values):
         return Likeness.SAME
     first, second = _roundoff(a.values), _roundoff(b.values)
-    if first == second:
+    if first == second == 0:
         return Likeness.OTHER
-    largest = torch.maximum(a.values.abs(), b.values.abs())
-    allowed = (first + second) * largest + SMALLEST
+    # What bfloat16 holds above `SMALLEST`, float16 holds exactly: the result looks like bfloat16.
+    relative = 0.0 if first == second else first + second
+    allowed = relative * torch.maximum(a.values.abs(), b.values.abs()) + SMALLEST
     within = (a.values - b.values).abs() <= allowed
     return Likeness.ROUNDED if bool(within.all()) else Likeness.OTHER
 

@@ -31,6 +31,13 @@ def owner_of(layer: LowRankModule) -> Any:
     return None if owner is None else owner()
 
 
+def unwrapped(optimizer: Any) -> Any:
+    """What is inside wrappers such as those of accelerate and Lightning, one in another or not."""
+    while (inner := getattr(optimizer, "optimizer", None)) is not None:
+        optimizer = inner
+    return optimizer
+
+
 def check_untouched(optimizer: Any, layers: list[NamedLayer], versions: dict[str, Version]) -> None:
     """ValueError if a layer has a newer owner, or its bases were changed and are no longer bases.
 

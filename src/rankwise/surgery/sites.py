@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rankwise.nn.attention import SplitAttention
-from rankwise.nn.base import is_plain
+from rankwise.nn.base import is_intercepted, is_plain
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.surgery.dense_map import DenseMap, dense_map
 
@@ -105,10 +105,8 @@ def _obstacle(name: str, module: nn.Module, seen: DenseMap | None) -> str:
         return f"its weight is a {type(weight).__name__}, no plain tensor: load it unquantised"
     if weight.numel() == 0:
         return "is empty"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-        return "has hooks, which would be lost"
-    if "forward" in vars(module):
-        return "has a forward of its own, which would be lost"
+    if is_intercepted(module):
+        return "has hooks or a forward of its own, which would be lost"
     if not name:
         return "it is the model itself: wrap it, `torch.nn.Sequential(layer)`"
     return seen.obstacle
