@@ -1,8 +1,7 @@
 """Validation loss along a run on the language model: rankwise against LoRA of rank 8.
 
-One number of each is searched on the first seed, by the loss in the end: LoRA's rate, and the
-longest step of rankwise, which is also shown at its default. A rate that is best in the end may be
-behind on the way, so LoRA is shown at all its rates that ran on all seeds.
+One number of each is searched on the first seed, by the mean over the checkpoints: LoRA's rate, and
+the longest step of rankwise, which is also shown at its default.
 """
 
 import statistics

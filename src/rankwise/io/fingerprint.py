@@ -62,6 +62,6 @@ def check_base(
     comparison = compared(stored, now)
     if comparison.other:
         raise ValueError(
-            f"{path}: the adapter was trained on another base: {comparison}. Load that one; if the "
-            "change is meant, `load(model, folder, other_base=True)`"
+            f"{path}: the adapter was trained on another base: {comparison}. Load that one. "
+            "`load` and `adapters.put_` take `other_base=True` if the change is meant."
         )
