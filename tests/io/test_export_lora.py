@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rankwise.io.export_lora import export_lora
+from rankwise.io.peft_config import TASK_TYPES
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.init import truncated_svd
 from rankwise.surgery.adapt import adapt_
@@ -269,6 +270,16 @@ def test_there_must_be_something_to_export(tmp_path):
 def test_a_maximal_rank_below_one_is_an_error(tmp_path, max_rank):
     with pytest.raises(ValueError, match="`max_rank` must be at least 1"):
         export_lora(small(2), tmp_path, max_rank=max_rank)
+
+
+def test_a_task_that_peft_does_not_know_is_refused_and_nothing_written(tmp_path):
+    with pytest.raises(ValueError, match="`task_type` must be one of SEQ_CLS, .*got 'SEQCLS'"):
+        export_lora(small(2), tmp_path / "lora", task_type="SEQCLS")
+    assert not (tmp_path / "lora").exists()
+
+
+def test_the_tasks_are_those_of_peft():
+    assert set(TASK_TYPES) == {task.value for task in peft.TaskType}
 
 
 def test_exporting_changes_nothing(tmp_path):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rankwise.io.atomic import write_tensors, write_text
 from rankwise.io.lora import LoraPair, is_zero, lora_pairs, padded
 from rankwise.io.path import given_path
-from rankwise.io.peft_config import CONFIG
+from rankwise.io.peft_config import CONFIG, TASK_TYPES
 from rankwise.io.peft_folder import PREFIX, WEIGHTS
 from rankwise.io.state import trained_state
 from rankwise.io.stored import MAPS, Stored
@@ -108,12 +108,13 @@ def export_lora(
             a smaller file, that fewer programs read (see `LoraExport.consumers`).
         max_rank: cut every layer to this rank by SVD, >= 1; the errors are in the result.
         base_model_name: name or path of the base model, for the configuration.
-        task_type: PEFT's, for example "SEQ_CLS" or "CAUSAL_LM".
+        task_type: one of `TASK_TYPES`, PEFT's, for example "SEQ_CLS" or "CAUSAL_LM".
         prefix: if `model` wraps the model that will read the file: the name of that part, for
             example "encoder". Every adapted layer must be inside.
 
     Raises:
-        ValueError: if nothing can be exported, or a layer lies outside `prefix`.
+        ValueError: if nothing can be exported, a layer lies outside `prefix`, or PEFT knows no such
+            task.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -160,6 +161,8 @@ def write_lora(
     """
     if max_rank is not None:
         check_rank(max_rank, "max_rank")
+    if task_type is not None and task_type not in TASK_TYPES:
+        raise ValueError(f"`task_type` must be one of {', '.join(TASK_TYPES)}, got {task_type!r}")
     pairs = lora_pairs(state, max_rank=max_rank, prefix=prefix.rstrip("."))
     if not pairs:
         raise ValueError("every layer has a zero core: there is nothing to export. Train first.")

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CONFIG = "adapter_config.json"
+TASK_TYPES = tuple(
+    "SEQ_CLS SEQ_2_SEQ_LM CAUSAL_LM TOKEN_CLS QUESTION_ANS FEATURE_EXTRACTION".split()
+)
+"""That PEFT knows; it refuses a configuration with another one."""
 
 NO_EFFECT = frozenset(
     "alpha_pattern auto_mapping base_model_name_or_path bias corda_config eva_config "
