@@ -144,21 +144,25 @@ def package_finding(package: str, got: str | None, least: str) -> Finding:
 
 
 def extra_finding(extra: str, found: dict[str, str | None], least: dict[str, str]) -> Finding:
-    """Of one optional set of packages, by their versions (None where missing)."""
-    name = f"extra {extra}"
-    for_what = ENABLES.get(extra, "")
-    there = ", ".join(f"{n} {v}" for n, v in found.items() if v is not None)
+    """Of one optional set of packages, by their versions (None where missing).
+
+    Most work needs one of these sets only, so what is missing is told and no flaw; what is there
+    and too old is one.
+    """
+    name, install = f"extra {extra}", f'pip install "rankwise[{extra}]"'
+    purpose = f", for {ENABLES[extra]}" if extra in ENABLES else ""
+    old = [
+        f"{n} {v} is older than {least[n]}"
+        for n, v in found.items()
+        if v is not None and not at_least(v, least[n])
+    ]
+    if old:
+        return warning(name, f"{'; '.join(old)}{purpose}", install)
     lacking = [n for n, v in found.items() if v is None]
-    old = [n for n, v in found.items() if v is not None and not at_least(v, least[n])]
-    if lacking or old:
-        parts = [f"{', '.join(lacking)} missing"] if lacking else []
-        parts += [f"{n} {found[n]} is older than {least[n]}" for n in old]
-        return warning(
-            name,
-            f"{'; '.join(parts)}; it is for {for_what}" if for_what else "; ".join(parts),
-            f'pip install "rankwise[{extra}]"',
-        )
-    return fine(name, f"{there}: {for_what}" if for_what else there)
+    if lacking:
+        return fine(name, f"without {', '.join(lacking)}{purpose}: {install}")
+    there = ", ".join(f"{n} {v}" for n, v in found.items())
+    return fine(name, f"{there}{purpose}")
 
 
 def version_finding(imported: str, recorded: str | None, command: str | None) -> Finding:
