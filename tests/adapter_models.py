@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 import rankwise as rw
+from rankwise.nn.low_rank import low_rank_layers
 from rankwise.numerics.init import truncated_svd
-from rankwise.surgery.layers import low_rank_layers
 
 LAYERS = {"0": (5, 6), "2": (6, 5), "4": (4, 6)}
 

@@ -10,7 +10,7 @@ from networks import batch, train
 from rankwise.io.adapter_file import FILE_NAME, FORMAT
 from rankwise.io.document import read_document
 from rankwise.nn import LowRankLinear
-from rankwise.surgery.layers import low_rank_layers
+from rankwise.nn.low_rank import low_rank_layers
 
 
 def bits(model: nn.Module) -> dict[str, torch.Tensor]:

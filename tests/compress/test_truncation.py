@@ -10,12 +10,12 @@ from cases import SHAPES_AND_RANKS, SPECTRA, factors
 from networks import dense_of, thin_layers, train
 from rankwise.compress import truncate_
 from rankwise.nn import LowRankLinear, TuckerConv2d
+from rankwise.nn.low_rank import low_rank_layers
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.rounding import rounded
 from rankwise.optim.adam import Adam
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.update_rule import SGD, HeavyBall
-from rankwise.surgery.layers import low_rank_layers
 from rankwise.surgery.merge import merge_
 from tucker_kernels import tucker
 

@@ -17,9 +17,9 @@ from rankwise.io.state import check_fits, entry_of, running_statistics, trained_
 from rankwise.io.state import put_ as copy_into_
 from rankwise.io.stored import Stored, stored
 from rankwise.nn.base import check_module
-from rankwise.nn.low_rank import LowRankModule
+from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 from rankwise.optim.ownership import owner_of
-from rankwise.surgery.layers import low_rank_layers, replace_
+from rankwise.surgery.layers import replace_
 
 
 def take(model: nn.Module) -> Adapter:

@@ -6,8 +6,7 @@ from typing import NamedTuple
 from torch import nn
 
 from rankwise.check.finding import Finding, fault, fine, some, warning
-from rankwise.nn.base import check_module
-from rankwise.nn.low_rank import LowRankModule
+from rankwise.nn.low_rank import low_rank_layers
 from rankwise.numerics.fingerprint import (
     Fingerprint,
     Likeness,
@@ -42,14 +41,10 @@ def fingerprints(model: nn.Module) -> dict[str, Fingerprint | None]:
     Taken right after `adapt_` and given to `examine(base=...)` later, it tells whether the base has
     stayed what it was. None for a weight that cannot be compared, such as a quantised one.
     """
-    check_module(model)
-    found: dict[int, tuple[str, LowRankModule]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LowRankModule) and module.base is not None:
-            found.setdefault(id(module.U), (name, module))
     return {
         name: None if layer.frozen is None else fingerprint(layer.frozen)
-        for name, layer in found.values()
+        for name, layer in low_rank_layers(model).items()
+        if layer.base is not None
     }
 
 

@@ -11,8 +11,7 @@ from rankwise.check.base import base_finding, compared, fingerprints
 from rankwise.check.curve import skipped_share
 from rankwise.check.finding import Finding, Findings, fault, fine, some, warning
 from rankwise.check.weights import Weight, weights_findings
-from rankwise.nn.base import check_module
-from rankwise.nn.low_rank import LowRankModule
+from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.ownership import owner_of, unwrapped
@@ -41,7 +40,7 @@ def examine(
         base: what `rankwise.check.fingerprints(model)` gave right after `adapt_`; then it is
             checked that the frozen weights are still the same.
     """
-    layers = _layers(model)
+    layers = low_rank_layers(model)
     if not layers:
         return Findings([_no_layers()])
     optimizer = unwrapped(optimizer)
@@ -57,15 +56,6 @@ def examine(
     if isinstance(optimizer, Optimizer):
         found.append(skipped_share(optimizer.skipped, optimizer.steps + optimizer.skipped))
     return Findings(found)
-
-
-def _layers(model: nn.Module) -> dict[str, LowRankModule]:
-    check_module(model)
-    found: dict[int, tuple[str, LowRankModule]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LowRankModule):
-            found.setdefault(id(module.U), (name, module))
-    return dict(found.values())
 
 
 def _weight(layer: LowRankModule, mark: Fingerprint | None) -> Weight:

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rankwise.nn.low_rank import low_rank_layers
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.given import check_number
 from rankwise.numerics.rounding import rounded
 from rankwise.numerics.truncate import rank_for_tolerance
 from rankwise.numerics.tucker import Tucker, first_mode, hosvd, left_singular, second_mode
-from rankwise.surgery.layers import low_rank_layers
 from rankwise.surgery.plan import check_rank
 from rankwise.surgery.text import aligned, grouped, title
 

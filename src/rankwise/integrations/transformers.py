@@ -9,10 +9,10 @@ from torch import Tensor
 from rankwise.integrations.arguments import check_arguments, check_head, check_logging
 from rankwise.integrations.found import rankwise_optimizers
 from rankwise.io.checkpoint import save
+from rankwise.nn.low_rank import low_rank_layers
 from rankwise.optim.optimizer import Optimizer
 from rankwise.report.recorder import Recorder
 from rankwise.report.scalars import counts
-from rankwise.surgery.layers import low_rank_layers
 
 try:
     from transformers import TrainerCallback

@@ -8,7 +8,7 @@ from rankwise.io.adapter_file import adapter_path, read_adapter, write_adapter
 from rankwise.io.placing import inside, place_
 from rankwise.io.state import trained_tensors
 from rankwise.io.stored import stored
-from rankwise.surgery.layers import low_rank_layers
+from rankwise.nn.low_rank import low_rank_layers
 
 
 def save(model: nn.Module, folder: str | Path) -> Path:

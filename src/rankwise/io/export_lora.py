@@ -23,8 +23,8 @@ from rankwise.io.peft_folder import PREFIX, WEIGHTS
 from rankwise.io.state import trained_state
 from rankwise.io.stored import MAPS, Stored
 from rankwise.nn.conv import LowRankConv2d
-from rankwise.nn.low_rank import LowRankModule
-from rankwise.surgery.layers import low_rank_layers, parametric_layers
+from rankwise.nn.low_rank import LowRankModule, low_rank_layers
+from rankwise.surgery.layers import parametric_layers
 from rankwise.surgery.plan import check_rank
 
 

@@ -24,9 +24,8 @@ from rankwise.io.stored import (
 from rankwise.nn.base import is_transposed
 from rankwise.nn.conv1d import LowRankConv1d
 from rankwise.nn.embedding import LowRankEmbedding
-from rankwise.nn.low_rank import LowRankModule
+from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 from rankwise.numerics.fingerprint import fingerprint
-from rankwise.surgery.layers import low_rank_layers
 
 
 def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:

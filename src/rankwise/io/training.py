@@ -17,7 +17,7 @@ from rankwise.io.random_state import random_state, set_random_state_
 from rankwise.io.state import check_fits, dense_trained, put_, trained_tensors
 from rankwise.io.stored import check_names, stored
 from rankwise.io.tree import flatten, unflatten
-from rankwise.surgery.layers import low_rank_layers
+from rankwise.nn.low_rank import low_rank_layers
 
 FORMAT = "rankwise-training"
 VERSION = 1

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rankwise.nn.base import check_module
 from rankwise.nn.guard import guard
 from rankwise.nn.resize import set_factor_
 from rankwise.numerics.factors import Factors
@@ -139,6 +140,16 @@ class LowRankModule(nn.Module, ABC):
         """Replace the factors; the rank may change, the `Parameter` objects stay."""
         for parameter, value in zip(self.factor_parameters(), f, strict=True):
             set_factor_(parameter, value)
+
+
+def low_rank_layers(model: nn.Module) -> dict[str, LowRankModule]:
+    """The low-rank layers of `model` by name; of those that share factors the first."""
+    check_module(model)
+    found: dict[int, tuple[str, LowRankModule]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LowRankModule):
+            found.setdefault(id(module.U), (name, module))
+    return dict(found.values())
 
 
 def _resize_to_checkpoint(

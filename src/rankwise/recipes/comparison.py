@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rankwise.nn.low_rank import low_rank_layers
 from rankwise.recipes.classifier import Score
 from rankwise.recipes.images import Images
 from rankwise.robust.evaluate import moved
-from rankwise.surgery.layers import low_rank_layers
 from rankwise.surgery.places import call
 from rankwise.surgery.shrink import shrink
 

@@ -18,6 +18,7 @@ from rankwise.io.atomic import write_text
 from rankwise.io.card import Card, Measurement
 from rankwise.io.checkpoint import load, save
 from rankwise.io.plain import save_plain
+from rankwise.nn.low_rank import low_rank_layers
 from rankwise.optim.optimizer import Optimizer
 from rankwise.recipes.comparison import flops, latencies
 from rankwise.recipes.compress_options import CompressOptions
@@ -36,7 +37,6 @@ from rankwise.report.markdown import markdown
 from rankwise.report.recorder import RUN
 from rankwise.surgery.factorize import factorize_, plan_factorize
 from rankwise.surgery.init import Random
-from rankwise.surgery.layers import low_rank_layers
 from rankwise.surgery.places import call
 from rankwise.surgery.shrink import shrink
 

@@ -4,11 +4,12 @@ from torch import nn
 
 from rankwise.nn.base import check_module, is_linear, linear_shape
 from rankwise.nn.factored import Factored
+from rankwise.nn.low_rank import low_rank_layers
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.init import zero_core
 from rankwise.surgery.adapter import adapter_for, factor_like
 from rankwise.surgery.init import stream
-from rankwise.surgery.layers import low_rank_layers, parametric_layers, replace_
+from rankwise.surgery.layers import parametric_layers, replace_
 from rankwise.surgery.plan import Plan, PlannedLayer, plan
 from rankwise.surgery.select import Select, listing
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import nn
 
 from rankwise.nn.base import is_linear, is_plain, linear_shape
-from rankwise.surgery.layers import low_rank_layers
+from rankwise.nn.low_rank import low_rank_layers
 
 
 class ParameterCount(NamedTuple):

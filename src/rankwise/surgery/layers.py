@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from torch import nn
 
-from rankwise.nn.base import check_module, is_linear, linear_shape
+from rankwise.nn.base import is_linear, linear_shape
 from rankwise.nn.factored import Factored
-from rankwise.nn.low_rank import LowRankModule
+from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 
 READ_BY_PARENT: dict[type[nn.Module], frozenset[str]] = {
     nn.MultiheadAttention: frozenset({"out_proj"}),
@@ -39,16 +39,6 @@ def parametric_layers(model: nn.Module) -> list[Layer]:
         elif isinstance(module, LowRankModule) or is_linear(module) or module._parameters:
             found[id(module)] = Layer((name,), module, parent)
     return list(found.values())
-
-
-def low_rank_layers(model: nn.Module) -> dict[str, LowRankModule]:
-    """The low-rank layers of `model` by name; of those that share factors the first."""
-    check_module(model)
-    found: dict[int, tuple[str, LowRankModule]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LowRankModule):
-            found.setdefault(id(module.U), (name, module))
-    return dict(found.values())
 
 
 def factored_layers(model: nn.Module) -> dict[str, Factored]:
