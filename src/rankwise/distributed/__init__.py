@@ -1,0 +1,1 @@
+"""Training on several processes: equal factors everywhere, one small reduction a step."""

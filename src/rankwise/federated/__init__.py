@@ -1,0 +1,1 @@
+"""Federated training in low rank: messages in, messages out, no transport inside."""
