@@ -82,7 +82,7 @@ class FeDLRT(Method):
                 "`rankwise.factorize_` or `rankwise.adapt_` before, or use `FedAvg`"
             )
 
-    def checked_state(self, outline: Outline, known: Arrays) -> None:
+    def check_state(self, outline: Outline, known: Arrays) -> None:
         for layer in outline.layers:
             for basis in "UV":
                 name = join(layer, basis)

@@ -177,7 +177,7 @@ def grown(outline: Outline, known: Arrays) -> Arrays:
 
 
 def embed_in(block: Tensor, whole: Tensor) -> Tensor:
-    """`block` as the leading block of zeros in the shape of `whole`; as it is, if that is its own."""
+    """`[[block, 0], [0, 0]]` in the shape of `whole`; a dense gradient has that shape already."""
     return block if block.shape == whole.shape else embed(block, whole)
 
 
