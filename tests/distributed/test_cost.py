@@ -2,10 +2,16 @@
 
 import pytest
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rankwise as rw
 from rankwise.distributed import cost
+from rankwise.distributed.cost import Cost
 from rankwise.numerics.init import variance_preserving
 from rankwise.optim.dense import adamw_
 
@@ -50,7 +56,7 @@ def trained(model: nn.Module, features: int) -> rw.Optimizer:
 
 
 def numbers(value) -> int:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Tensor):
         return value.numel()
     return sum(map(numbers, value)) if isinstance(value, tuple) else 0
 
@@ -60,12 +66,13 @@ def numbers(value) -> int:
 def test_low_rank_holds_what_the_formula_says(m, n, rank, whole):
     model = nn.Sequential(nn.Linear(n, m, bias=False))
     if whole:
-        model = nn.Sequential(rw.LowRankLinear(variance_preserving(m, n, rank, like=torch.empty(0))))
+        factors = variance_preserving(m, n, rank, like=torch.empty(0))
+        model = nn.Sequential(rw.LowRankLinear(factors))
     else:
         rw.adapt_(model, rank=rank)
     optimizer = trained(model, n)
     said = cost.low_rank(m, n, rank, 4)
-    base = cost.Cost() if whole else cost.frozen(m, n)
+    base = Cost() if whole else cost.frozen(m, n)
     train = [p for p in model.parameters() if p.requires_grad]
     assert said.trained == sum(p.numel() for p in train)
     assert said.gradients == sum(p.grad.numel() for p in train)
@@ -96,6 +103,54 @@ def test_shares_of_all_processes_are_the_whole():
     assert 6 * cost.sharded_frozen(24, 10, 6).frozen == cost.frozen(24, 10).frozen
     # Both gathers and the reduce-scatter make one and a half all-reduces.
     assert share.reduced + share.gathered == 1.5 * whole.reduced
+
+
+class Collectives(TorchDispatchMode):
+    """Numbers that go through all-gathers and reduce-scatters, the whole of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gathered = self.reduced = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.c10d._allgather_base_.default:
+            self.gathered += args[0].numel()
+        elif func is torch.ops.c10d._reduce_scatter_base_.default:
+            self.reduced += args[1].numel()
+        else:
+            assert func.namespace != "c10d"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def eight_processes():
+    """One of eight, whose messages go nowhere."""
+    dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
+    yield init_device_mesh("cpu", (8,))
+    dist.destroy_process_group()
+
+
+def block() -> nn.Module:
+    return nn.Sequential(nn.Linear(16, 32, bias=False), nn.Linear(32, 16, bias=False), nn.ReLU())
+
+
+@pytest.mark.parametrize("low_rank", [False, True], ids=["dense", "frozen base"])
+def test_fsdp_gathers_and_reduces_what_the_formula_says(low_rank, eight_processes):
+    model = nn.Sequential(block(), block(), nn.Linear(16, 8, bias=False))
+    if low_rank:
+        rw.adapt_(model, rank=4, exclude="2")
+    factors = {p for p in model.parameters() if p.requires_grad} if low_rank else set()
+    for module in (model[0], model[1], model):
+        fully_shard(module, mesh=eight_processes, ignored_params=factors)
+    of = cost.sharded_frozen if low_rank else cost.sharded_dense
+    said = sum((of(16, 32, 8) for _ in range(4)), of(16, 8, 8, gathers=1))
+    for _ in range(2):
+        with Collectives() as seen:
+            model(torch.randn(3, 16)).sum().backward()
+        assert said.gathered == cost.ring_all_gather(seen.gathered, 8)
+        assert said.reduced == cost.ring_all_gather(seen.reduced, 8)
+    held = [p.to_local().numel() for p in model.parameters() if p not in factors]
+    assert said.frozen + said.trained == sum(held)
 
 
 def test_one_process_sends_nothing():

@@ -6,9 +6,6 @@ different types. A layer that has a frozen base and factors costs the sum of the
 
 from dataclasses import dataclass, fields
 
-GATHERS = 2
-"""All-gathers of a sharded weight a step: for the forward and again for the backward pass."""
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -94,17 +91,27 @@ def frozen(m: int, n: int) -> Cost:
     return Cost(frozen=m * n)
 
 
-def sharded_frozen(m: int, n: int, processes: int) -> Cost:
+def sharded_frozen(m: int, n: int, processes: int, *, gathers: int = 2) -> Cost:
     """A frozen weight under FSDP2: a share on each process, gathered when it is needed.
 
     What is held for the time of a gather, one block of layers at a time, comes on top.
+
+    Args:
+        m: rows of the weight.
+        n: columns of the weight.
+        processes: how many share it.
+        gathers: all-gathers in a step: one for each pass, forward and backward, or a single one
+            for what is kept between them, as FSDP2 does with the parameters of the root.
     """
     size = m * n
-    return Cost(frozen=size / processes, gathered=GATHERS * ring_all_gather(size, processes))
+    return Cost(frozen=size / processes, gathered=gathers * ring_all_gather(size, processes))
 
 
-def sharded_dense(m: int, n: int, processes: int) -> Cost:
-    """A dense weight under FSDP2 with AdamW; its gradient is reduced to shares."""
+def sharded_dense(m: int, n: int, processes: int, *, gathers: int = 2) -> Cost:
+    """A dense weight under FSDP2 with AdamW; its gradient is reduced to shares.
+
+    `gathers` as for `sharded_frozen`.
+    """
     size = m * n
     share = size / processes
     return Cost(
@@ -112,7 +119,7 @@ def sharded_dense(m: int, n: int, processes: int) -> Cost:
         gradients=share,
         moments=2 * share,
         reduced=ring_all_gather(size, processes),
-        gathered=GATHERS * ring_all_gather(size, processes),
+        gathered=gathers * ring_all_gather(size, processes),
     )
 
 
