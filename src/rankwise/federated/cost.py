@@ -1,0 +1,166 @@
+"""Numbers that server and client send, hold and compute in one round, by what trains and how.
+
+Of one matrix (m, n) or of so many dense numbers; the costs of all parts of a model add up. All
+counts are of numbers, not bytes. `W = U S V^T` has rank r at the start of a round; in it the bases
+grow to p = min(m, 2r) and q = min(n, 2r) columns. Products are counted for b rows of input.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rankwise.distributed.cost import tangent_gradient
+
+
+class Traffic(NamedTuple):
+    """Numbers between the server and one client in one phase."""
+
+    down: int
+    """From the server."""
+    up: int
+    """To the server."""
+
+
+@dataclass(frozen=True)
+class RoundCost:
+    """Of a round with one client; `a + b` is that of two parts of a model."""
+
+    phases: dict[str, Traffic]
+    """By name, in order."""
+    own: int = 0
+    """Kept by the client for a later phase and not sent in it: its own gradient."""
+
+    @property
+    def down(self) -> int:
+        return sum(t.down for t in self.phases.values())
+
+    @property
+    def up(self) -> int:
+        return sum(t.up for t in self.phases.values())
+
+    @property
+    def client_memory(self) -> int:
+        """Held by the client at the end, beside its model: what it was told, and its own."""
+        return self.down + self.own
+
+    def server_memory(self, participants: int) -> int:
+        """Held by the server beside its model: what it told, and the largest answer of each."""
+        return self.down + participants * max(t.up for t in self.phases.values())
+
+    def __add__(self, other: "RoundCost") -> "RoundCost":
+        if list(self.phases) != list(other.phases):
+            raise ValueError(
+                f"costs of different methods do not add up: phases {', '.join(self.phases)} and "
+                f"{', '.join(other.phases)}"
+            )
+        both = {
+            name: Traffic(t.down + other.phases[name].down, t.up + other.phases[name].up)
+            for name, t in self.phases.items()
+        }
+        return RoundCost(both, self.own + other.own)
+
+
+class Grown(NamedTuple):
+    """Columns of both bases after they have grown."""
+
+    left: int
+    right: int
+
+    @property
+    def core(self) -> int:
+        """Numbers of the core between them."""
+        return self.left * self.right
+
+
+def grown(m: int, n: int, rank: int) -> Grown:
+    """`min(m, 2r)` and `min(n, 2r)`: a basis has no more columns than rows."""
+    return Grown(min(m, 2 * rank), min(n, 2 * rank))
+
+
+def new_columns(m: int, n: int, rank: int) -> int:
+    """`(p - r) m + (q - r) n` numbers by which the bases grow, `(m + n) r` at most."""
+    p, q = grown(m, n, rank)
+    return (p - rank) * m + (q - rank) * n
+
+
+def fedavg(numbers: int) -> RoundCost:
+    """Dense parameters under `FedAvg`, m n for a matrix, and under `FactorAverage`."""
+    return RoundCost({"train": Traffic(numbers, numbers)})
+
+
+def factor_average(m: int, n: int, rank: int) -> RoundCost:
+    """`U`, `S`, `V` down, `B` and `A` up."""
+    return RoundCost({"train": Traffic(tangent_gradient(m, n, rank), (m + n) * rank)})
+
+
+def fedlrt(m: int, n: int, rank: int) -> RoundCost:
+    """Without correction: `3 (m + n) r + 5 r^2` both ways, where both bases can double."""
+    first = Traffic(tangent_gradient(m, n, rank), (m + n) * rank)
+    last = Traffic(new_columns(m, n, rank), grown(m, n, rank).core)
+    return RoundCost({"gradient": first, "train": last}, own=rank**2)
+
+
+def fedlrt_simplified(m: int, n: int, rank: int) -> RoundCost:
+    """With simplified correction: `r^2` more each way, the gradient of the core of rank r."""
+    core = RoundCost({"gradient": Traffic(0, rank**2), "train": Traffic(rank**2, 0)})
+    return fedlrt(m, n, rank) + core
+
+
+def fedlrt_full(m: int, n: int, rank: int) -> RoundCost:
+    """With full correction: `p q` more each way, the gradient of the grown core; three phases."""
+    plain, core = fedlrt(m, n, rank), grown(m, n, rank).core
+    return RoundCost(
+        {
+            "gradient": plain.phases["gradient"],
+            "correction": Traffic(new_columns(m, n, rank), core),
+            "train": Traffic(core, core),
+        },
+        own=core,
+    )
+
+
+def fedlrt_dense(numbers: int) -> RoundCost:
+    """Dense parameters beside the matrices, without correction."""
+    phases = {"gradient": Traffic(numbers, 0), "train": Traffic(0, numbers)}
+    return RoundCost(phases, own=numbers)
+
+
+def fedlrt_simplified_dense(numbers: int) -> RoundCost:
+    """The same with simplified correction: their gradient, up and down, is as large as they are."""
+    both = Traffic(numbers, numbers)
+    return RoundCost({"gradient": both, "train": both}, own=numbers)
+
+
+def fedlrt_full_dense(numbers: int) -> RoundCost:
+    """The same with full correction."""
+    phases = {
+        "gradient": Traffic(numbers, 0),
+        "correction": Traffic(0, numbers),
+        "train": Traffic(numbers, numbers),
+    }
+    return RoundCost(phases, own=numbers)
+
+
+def dense_flops(m: int, n: int, rows: int) -> int:
+    """`6 b m n`: forward and backward of a dense weight that trains."""
+    return 6 * rows * m * n
+
+
+def frozen_flops(m: int, n: int, rows: int) -> int:
+    """`4 b m n`: forward and backward through a frozen base; those of its factors come on top."""
+    return 4 * rows * m * n
+
+
+def two_factor_flops(m: int, n: int, rank: int, rows: int) -> int:
+    """`6 b r (m + n)`: forward and backward of `B A` of LoRA."""
+    return 6 * rows * rank * (m + n)
+
+
+def tangent_flops(m: int, n: int, rank: int, rows: int) -> int:
+    """`6 b r (m + n + r)`: forward, and backward to `dK`, `dL`, `dS`, of the first phase."""
+    return 6 * rows * tangent_gradient(m, n, rank)
+
+
+def core_flops(m: int, n: int, rank: int, rows: int) -> int:
+    """`4 b (p m + q n) + 6 b p q`: forward and backward of a local step, which moves the core."""
+    p, q = grown(m, n, rank)
+    return 4 * rows * (p * m + q * n) + 6 * rows * p * q
