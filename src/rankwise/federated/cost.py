@@ -27,7 +27,7 @@ class RoundCost:
     phases: dict[str, Traffic]
     """By name, in order."""
     own: int = 0
-    """Kept by the client for a later phase and not sent in it: its own gradient."""
+    """Kept by the client until the round ends: its own gradient, for the correction."""
 
     @property
     def down(self) -> int:
@@ -96,12 +96,12 @@ def fedlrt(m: int, n: int, rank: int) -> RoundCost:
     """Without correction: `3 (m + n) r + 5 r^2` both ways, where both bases can double."""
     first = Traffic(tangent_gradient(m, n, rank), (m + n) * rank)
     last = Traffic(new_columns(m, n, rank), grown(m, n, rank).core)
-    return RoundCost({"gradient": first, "train": last}, own=rank**2)
+    return RoundCost({"gradient": first, "train": last})
 
 
 def fedlrt_simplified(m: int, n: int, rank: int) -> RoundCost:
     """With simplified correction: `r^2` more each way, the gradient of the core of rank r."""
-    core = RoundCost({"gradient": Traffic(0, rank**2), "train": Traffic(rank**2, 0)})
+    core = RoundCost({"gradient": Traffic(0, rank**2), "train": Traffic(rank**2, 0)}, own=rank**2)
     return fedlrt(m, n, rank) + core
 
 
@@ -120,8 +120,7 @@ def fedlrt_full(m: int, n: int, rank: int) -> RoundCost:
 
 def fedlrt_dense(numbers: int) -> RoundCost:
     """Dense parameters beside the matrices, without correction."""
-    phases = {"gradient": Traffic(numbers, 0), "train": Traffic(0, numbers)}
-    return RoundCost(phases, own=numbers)
+    return RoundCost({"gradient": Traffic(numbers, 0), "train": Traffic(0, numbers)})
 
 
 def fedlrt_simplified_dense(numbers: int) -> RoundCost:
