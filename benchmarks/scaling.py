@@ -1,15 +1,16 @@
 """What is sent and held at scale, computed from the shapes of a transformer; nothing is measured.
 
 The shapes are those of Llama 2 7B, read off the model without its weights. Tables: fine-tuning on
-several GPUs, and a federation of which some clients take part in each round. Seconds are bytes over
+several GPUs, and a federation of which some clients take part in each round. Times are bytes over
 the named bandwidth, without latency and without what computing hides of them. Nothing is drawn at
 random, so there is no seed.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import scaling_clients as clients
 import scaling_gpus as gpus
@@ -38,14 +39,19 @@ class Options:
     sampled: int = 100
     """Clients that take part in a round."""
     quick: bool = False
-    """Two blocks of the 32."""
+    """Two blocks in place of 32."""
+
+
+class Federation(NamedTuple):
+    trains: str
+    method: str
+    round: clients.Round
 
 
 def main(options: Options) -> None:
     shapes = transformer_shapes(2 if options.quick else 32)
     options.output.mkdir(parents=True, exist_ok=True)
-    texts = tables(shapes, options)
-    text = "\n".join(texts.values())
+    text = "\n".join(tables(shapes, options).values())
     (options.output / "scaling.md").write_text(text)
     (options.output / "metrics.json").write_text(json.dumps(metrics(shapes, options), indent=1))
     draw(shapes, options.processes, options.output / "scaling.png")
@@ -54,101 +60,103 @@ def main(options: Options) -> None:
 
 def tables(shapes: Shapes, options: Options) -> dict[str, str]:
     """Markdown by what it is about."""
-    return {
-        "shapes": table(list(shape_rows(shapes, options))),
-        "gpus": table(list(gpu_rows(shapes, options))),
-        "clients": table(list(client_rows(shapes, options))),
-    }
+    rows = {"shapes": shape_rows, "gpus": gpu_rows, "clients": client_rows, "server": server_rows}
+    return {name: table(list(of(shapes, options))) for name, of in rows.items()}
 
 
 def shape_rows(shapes: Shapes, options: Options) -> Iterator[list[str]]:
     yield ["part", "shape", "count", "numbers", f"in factors, rank {options.rank}"]
+    whole = 0
     for m, n in dict.fromkeys(shapes.maps):
         count = shapes.maps.count((m, n))
         factors = count * factor_parameters(m, n, options.rank)
-        yield [
-            "linear maps in blocks",
-            f"{m} x {n}",
-            str(count),
-            f"{count * m * n:,}",
-            f"{factors:,}",
-        ]
+        whole += factors
+        yield ["maps in blocks", f"{m} x {n}", str(count), f"{count * m * n:,}", f"{factors:,}"]
     yield ["embedding, head, norms", "", "", f"{shapes.rest:,}", ""]
-    factors = sum(factor_parameters(m, n, options.rank) for m, n in shapes.maps)
-    yield ["all", "", str(len(shapes.maps)), f"{shapes.total:,}", f"{factors:,}"]
+    yield ["all", "", "", f"{shapes.total:,}", f"{whole:,}"]
 
 
 def gpu_rows(shapes: Shapes, options: Options) -> Iterator[list[str]]:
     yield [
-        "method",
-        *("weights, GB", "gradients, GB", "optimizer, GB", "held, GB"),
+        *("method", "weights, GB", "gradients, GB", "optimizer, GB", "held, GB"),
         *("weights sent, GB", "gradients sent, GB"),
         *(f"at {link}" for link in gpus.LINKS),
     ]
     for method in gpus.METHODS:
         b = gpus.in_bytes(method, shapes, options.rank, options.processes)
-        held = [gigabytes(x) for x in (b.weights, b.gradients, b.moments, b.held)]
-        sent = [gigabytes(x) for x in (b.gathered, b.reduced)]
-        yield [method.name, *held, *sent, *(duration(b.sent / s) for s in gpus.LINKS.values())]
+        counts = (b.weights, b.gradients, b.moments, b.held, b.gathered, b.reduced)
+        times = (b.sent / speed for speed in gpus.LINKS.values())
+        yield [method.name, *map(gigabytes, counts), *map(duration, times)]
 
 
 def client_rows(shapes: Shapes, options: Options) -> Iterator[list[str]]:
     yield [
-        *("what trains", "method", "exchanges", "down, GB", "up, GB", "of FedAvg"),
-        *("down at 100 Mbit/s", "up at 10 Mbit/s"),
-        *("server sends, GB", "server gets, GB", "server at 10 Gbit/s"),
+        *("trains", "method", "exchanges", "down, GB", "up, GB", "of FedAvg"),
+        *("down at 100 Mbit/s", "up at 10 Mbit/s", "kept, GB", "GFLOP a token"),
     ]
-    dense = clients.in_bytes(clients.FEDAVG, shapes, options.rank).both
-    for what, method, b in federations(shapes, options):
-        share = "1" if b.both == dense else f"1/{dense / b.both:.3g}"
+    played = federations(shapes, options)
+    dense = played[0].round.both
+    for trains, method, r in played:
+        share = "1" if r.both == dense else f"1/{dense / r.both:.3g}"
         yield [
-            *(what, method.name, str(method.exchanges), gigabytes(b.down), gigabytes(b.up), share),
-            *(duration(b.down / clients.DOWN), duration(b.up / clients.UP)),
-            *(gigabytes(options.sampled * b.down), gigabytes(options.sampled * b.up)),
-            duration(options.sampled * max(b.down, b.up) / clients.SERVER),
+            *(trains, method, str(r.exchanges), gigabytes(r.down), gigabytes(r.up), share),
+            *(duration(r.down / clients.DOWN), duration(r.up / clients.UP)),
+            *(gigabytes(r.kept), f"{r.flops / GIGA:.3g}"),
         ]
 
 
-def federations(
-    shapes: Shapes, options: Options
-) -> Iterable[tuple[str, clients.Method, clients.Bytes]]:
-    """What trains, how, and what a client sends and gets for it."""
+def server_rows(shapes: Shapes, options: Options) -> Iterator[list[str]]:
+    yield ["trains", "method", "sends, GB", "gets, GB", "at 10 Gbit/s", "holds, GB"]
+    for trains, method, r in federations(shapes, options):
+        down, up = options.sampled * r.down, options.sampled * r.up
+        time = duration(max(down, up) / clients.SERVER)
+        yield [trains, method, gigabytes(down), gigabytes(up), time, gigabytes(r.served)]
+    base = options.clients * clients.BFLOAT16 * shapes.total
+    time = duration(base / clients.SERVER)
+    yield ["", f"once, the frozen base to {options.clients:,}", gigabytes(base), "0", time, ""]
+
+
+def federations(shapes: Shapes, options: Options) -> list[Federation]:
     groups = [
-        ("all, dense", (clients.FEDAVG,), 0),
-        (f"adapters, rank {options.rank}", clients.ADAPTERS, options.rank),
+        ("all, dense", options.rank, (clients.FEDAVG,)),
+        (f"adapters, rank {options.rank}", options.rank, clients.ADAPTERS),
+        *((f"all, maps of rank {rank}", rank, clients.WHOLE) for rank in options.whole_ranks),
     ]
-    groups += [(f"all, maps of rank {rank}", clients.WHOLE, rank) for rank in options.whole_ranks]
-    for what, methods, rank in groups:
-        for method in methods:
-            yield what, method, clients.in_bytes(method, shapes, rank)
+    return [
+        Federation(trains, method.name, clients.round_of(method, shapes, rank, options.sampled))
+        for trains, rank, methods in groups
+        for method in methods
+    ]
 
 
-def metrics(shapes: Shapes, options: Options) -> dict[str, object]:
+def metrics(shapes: Shapes, options: Options) -> dict[str, Any]:
     """All numbers of the tables, in bytes."""
-    of_gpus = {
-        method.name: gpus.in_bytes(method, shapes, options.rank, options.processes)._asdict()
-        for method in gpus.METHODS
+    return {
+        "settings": {**asdict(options), "output": str(options.output)},
+        "numbers": {"all": shapes.total, "not in maps": shapes.rest, "maps": len(shapes.maps)},
+        "gpus": {
+            m.name: gpus.in_bytes(m, shapes, options.rank, options.processes)._asdict()
+            for m in gpus.METHODS
+        },
+        "clients": [
+            {"trains": trains, "method": method, **r._asdict()}
+            for trains, method, r in federations(shapes, options)
+        ],
     }
-    of_clients = [
-        {"trains": what, "method": method.name, "exchanges": method.exchanges, **b._asdict()}
-        for what, method, b in federations(shapes, options)
-    ]
-    settings = {**asdict(options), "output": str(options.output)}
-    return {"settings": settings, "numbers": shapes.total, "gpus": of_gpus, "clients": of_clients}
 
 
 def gigabytes(count: float) -> str:
     """Three digits."""
     value = count / GIGA
-    return "0" if value == 0 else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:,.0f}" if value == 0 or value >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
-    """Of two digits, in the unit that fits."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min"), (1, "s")):
-        if seconds >= 2 * size or unit == "s" and seconds >= 1:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{1e3 * seconds:.2g} ms"
+    """Two digits or more, in the unit that fits."""
+    sizes = {"days": 86400.0, "h": 3600.0, "min": 60.0, "s": 1.0, "ms": 1e-3}
+    unit = next((u for u, size in sizes.items() if seconds >= size), "ms")
+    value = seconds / sizes[unit]
+    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
 
 
 if __name__ == "__main__":

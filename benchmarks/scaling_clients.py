@@ -1,79 +1,98 @@
-"""What a client and a server of a federation send in a round for a model of given shapes."""
+"""What a client and a server of a federation send, hold and compute for a model of given shapes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from transformer_shapes import Shapes
 
 from rankwise.federated import cost
-from rankwise.federated.cost import Traffic
+from rankwise.federated.cost import RoundCost
 
-FLOAT32 = 4
-BFLOAT16 = 2
+BFLOAT16, FLOAT32 = 2, 4
 UP, DOWN, SERVER = 10e6 / 8, 100e6 / 8, 10e9 / 8
-"""Bytes a second: of a client's link each way, and of the server's each way."""
+"""Bytes a second: of a client's link to and from the server, and of the server's each way."""
 
-Phases = tuple[Traffic, ...]
+OfMatrix = Callable[[int, int, int], RoundCost]
+Flops = Callable[[int, int, int, int], int]
 
 
 class Method(NamedTuple):
     name: str
-    traffic: Callable[[Shapes, int], Iterable[Traffic]]
-    """Of one client, at a rank."""
+    cost: Callable[[Shapes, int], RoundCost]
+    """Of a model at a rank."""
+    flops: Flops
+    """Of a local step in one map."""
+
+
+class Round(NamedTuple):
+    """A client's share of a round, in bytes of float32, and products of its local steps."""
+
     exchanges: int
-    """Requests to a client and answers in a round."""
-
-
-def everything(shapes: Shapes, rank: int) -> Iterable[Traffic]:
-    return cost.fedavg(shapes.total)
-
-
-def of_maps(of_map: Callable[[int, int, int], Phases]) -> Callable[[Shapes, int], list[Traffic]]:
-    """Adapters: nothing but factors trains."""
-
-    def traffic(shapes: Shapes, rank: int) -> list[Traffic]:
-        return [t for m, n in shapes.maps for t in of_map(m, n, min(rank, m, n))]
-
-    return traffic
-
-
-def of_all(
-    of_map: Callable[[int, int, int], Phases], *, correct: bool
-) -> Callable[[Shapes, int], list[Traffic]]:
-    """Factors in place of the maps, from scratch: what is not a map in a block trains as well."""
-
-    def traffic(shapes: Shapes, rank: int) -> list[Traffic]:
-        rest = [*cost.fedavg(shapes.rest), *[cost.corrected(shapes.rest)] * correct]
-        return [*of_maps(of_map)(shapes, rank), *rest]
-
-    return traffic
-
-
-FEDAVG = Method("FedAvg", everything, 1)
-ADAPTERS = (
-    Method("LoRA factors averaged", of_maps(cost.factor_average), 1),
-    Method("FeDLRT, no correction", of_maps(cost.fedlrt), 2),
-    Method("FeDLRT, simplified", of_maps(cost.fedlrt_simplified), 2),
-    Method("FeDLRT, full", of_maps(cost.fedlrt_full), 3),
-)
-WHOLE = (
-    Method("FeDLRT, no correction", of_all(cost.fedlrt, correct=False), 2),
-    Method("FeDLRT, simplified", of_all(cost.fedlrt_simplified, correct=True), 2),
-    Method("FeDLRT, full", of_all(cost.fedlrt_full, correct=True), 3),
-)
-
-
-class Bytes(NamedTuple):
-    """Of one client in one round, float32."""
-
     down: float
     up: float
+    kept: float
+    """By the client until the round ends, beside its model."""
+    served: float
+    """Held by the server beside its model, for all participants."""
+    flops: float
+    """Of the maps in blocks, for one token in one local step."""
 
     @property
     def both(self) -> float:
         return self.down + self.up
 
 
-def in_bytes(method: Method, shapes: Shapes, rank: int) -> Bytes:
-    both = cost.total(method.traffic(shapes, rank))
-    return Bytes(FLOAT32 * both.down, FLOAT32 * both.up)
+def of_maps(of_map: OfMatrix) -> Callable[[Shapes, int], RoundCost]:
+    """Adapters: nothing but factors trains."""
+
+    def all_maps(shapes: Shapes, rank: int) -> RoundCost:
+        first, *others = (of_map(m, n, min(rank, m, n)) for m, n in shapes.maps)
+        return sum(others, first)
+
+    return all_maps
+
+
+def of_all(
+    of_map: OfMatrix, of_rest: Callable[[int], RoundCost]
+) -> Callable[[Shapes, int], RoundCost]:
+    """Factors in place of the maps: what is no map in a block trains as well."""
+
+    def everything(shapes: Shapes, rank: int) -> RoundCost:
+        return of_maps(of_map)(shapes, rank) + of_rest(shapes.rest)
+
+    return everything
+
+
+def on_a_base(flops: Flops) -> Flops:
+    return lambda m, n, rank, rows: cost.frozen_flops(m, n, rows) + flops(m, n, rank, rows)
+
+
+FEDAVG = Method(
+    "FedAvg",
+    lambda shapes, rank: cost.fedavg(shapes.total),
+    lambda m, n, rank, rows: cost.dense_flops(m, n, rows),
+)
+FEDLRT = (
+    ("FeDLRT, no correction", cost.fedlrt, cost.fedlrt_dense),
+    ("FeDLRT, simplified", cost.fedlrt_simplified, cost.fedlrt_simplified_dense),
+    ("FeDLRT, full", cost.fedlrt_full, cost.fedlrt_full_dense),
+)
+ADAPTERS = (
+    Method("LoRA factors averaged", of_maps(cost.factor_average), on_a_base(cost.two_factor_flops)),
+    *(Method(name, of_maps(matrix), on_a_base(cost.core_flops)) for name, matrix, _ in FEDLRT),
+)
+WHOLE = tuple(
+    Method(name, of_all(matrix, dense), cost.core_flops) for name, matrix, dense in FEDLRT
+)
+
+
+def round_of(method: Method, shapes: Shapes, rank: int, participants: int) -> Round:
+    c = method.cost(shapes, rank)
+    return Round(
+        exchanges=len(c.phases),
+        down=FLOAT32 * c.down,
+        up=FLOAT32 * c.up,
+        kept=FLOAT32 * c.client_memory,
+        served=FLOAT32 * c.server_memory(participants),
+        flops=sum(method.flops(m, n, min(rank, m, n), 1) for m, n in shapes.maps),
+    )
