@@ -33,9 +33,8 @@ def on_processes(count: int, scene: Callable[..., Any], *args: Any) -> list[Any]
         errors = [p.read_text() for p in sorted(Path(folder).glob("error-*"))]
         assert not errors, "\n".join(errors)
         assert not hung, f"{len(hung)} processes hang"
-        return [
-            torch.load(Path(folder) / f"result-{rank}", weights_only=False) for rank in range(count)
-        ]
+        results = [Path(folder) / f"result-{rank}" for rank in range(count)]
+        return [torch.load(result, weights_only=False) for result in results]
 
 
 def _run(rank: int, count: int, scene: Callable[..., Any], args: Any, folder: Path) -> None:

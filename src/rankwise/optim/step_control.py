@@ -74,7 +74,7 @@ def weight_norm(layer: LowRankModule) -> float:
     Else that of a map (m, n) which preserves the variance of its input, `sqrt(m)`.
     """
     plain = None if layer.base is None else frozen_weight(layer.base)
-    weight = getattr(layer.base, "weight", None) if plain is None else plain[0]
+    weight: Any = getattr(layer.base, "weight", None) if plain is None else plain[0]
     readable = plain is not None or is_sharded(weight)
     norm = float(whole(weight.norm())) if readable else 0.0
     return (norm or layer.shape[0] ** 0.5) / abs(layer.scale)
