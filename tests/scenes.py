@@ -1,9 +1,10 @@
 """Networks and batches for scenes on several processes."""
 
-import rankwise as rw
 import torch
-from rankwise.nn.tucker import TuckerConv2d
 from torch import Tensor, nn
+
+import rankwise as rw
+from rankwise.nn.tucker import TuckerConv2d
 
 RULE = rw.Tolerance(rtol=0.2, every=3, grow=2)
 """Changes a rank two times in three steps."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from rankwise.distributed.flat import digest, flatten, pieces, same_everywhere
 
 

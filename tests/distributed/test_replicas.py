@@ -4,13 +4,14 @@ import copy
 import warnings
 
 import pytest
-import rankwise as rw
 import torch
 import torch.distributed as dist
-from processes import on_processes
-from scenes import RULE, batch, distance, gradients, loss_of, network, part, same, weights
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+import rankwise as rw
+from processes import on_processes
+from scenes import RULE, batch, distance, gradients, loss_of, network, part, same, weights
 
 DDP_OPTIONS = (
     {},
@@ -119,6 +120,25 @@ def test_accumulation_sends_once_a_step_where_ddp_does():
         optimizer.zero_grad()
     assert distance(weight, weights(model)) < 1e-10
     assert same([weight, other[2]])
+
+
+def own_opinions(rank):
+    model = network()
+    rw.distributed.prepare(model)
+    rule = rw.Tolerance(rtol=0.05 if rank == 0 else 0.5, every=3, grow=2)
+    optimizer = rw.Optimizer(model, lr=0.05, rank_rule=rule)
+    run = DistributedDataParallel(model)
+    _, ranks = trained(model, run, rank=rank, world=2, optimizer=optimizer)
+    return ranks, weights(model)
+
+
+def test_ranks_are_those_that_the_first_process_chose():
+    (first, weight), (second, other) = on_processes(2, own_opinions)
+    assert first == second and same([weight, other])
+    alone = network()
+    rule = rw.Tolerance(rtol=0.05, every=3, grow=2)
+    _, ranks = trained(alone, alone, optimizer=rw.Optimizer(alone, lr=0.05, rank_rule=rule))
+    assert first == ranks
 
 
 def unequal_starts(rank):
