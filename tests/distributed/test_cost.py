@@ -10,7 +10,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rankwise as rw
-from rankwise.distributed import cost
+from rankwise.distributed import cost, prepare
 from rankwise.distributed.cost import Cost
 from rankwise.numerics.init import variance_preserving
 from rankwise.optim.dense import adamw_
@@ -124,10 +124,26 @@ class Collectives(TorchDispatchMode):
 
 @pytest.fixture
 def eight_processes():
-    """One of eight, whose messages go nowhere."""
-    dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
-    yield init_device_mesh("cpu", (8,))
+    """One of eight, whose messages go nowhere, once it is called."""
+
+    def begin() -> None:
+        dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
+
+    yield begin
     dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("dtype, size", [(None, 4), (torch.bfloat16, 2)])
+def test_one_message_is_as_long_as_the_formula_says(dtype, size, eight_processes):
+    model = nn.Sequential(nn.Linear(12, 20), nn.Tanh(), nn.Linear(20, 6))
+    rw.factorize_(model, rank={"0": 3, "2": 2})
+    replicas = prepare(model, dtype=dtype)
+    eight_processes()
+    said = cost.low_rank(20, 12, 3, 8) + cost.low_rank(6, 20, 2, 8)
+    for _ in range(2):
+        model(torch.randn(9, 12)).square().mean().backward()
+        assert cost.ring_all_reduce(replicas.traffic.last, 8) == size * said.reduced
+    assert replicas.traffic.messages == 2
 
 
 def block() -> nn.Module:
@@ -140,8 +156,10 @@ def test_fsdp_gathers_and_reduces_what_the_formula_says(low_rank, eight_processe
     if low_rank:
         rw.adapt_(model, rank=4, exclude="2")
     factors = {p for p in model.parameters() if p.requires_grad} if low_rank else set()
+    eight_processes()
+    mesh = init_device_mesh("cpu", (8,))
     for module in (model[0], model[1], model):
-        fully_shard(module, mesh=eight_processes, ignored_params=factors)
+        fully_shard(module, mesh=mesh, ignored_params=factors)
     of = cost.sharded_frozen if low_rank else cost.sharded_dense
     said = sum((of(16, 32, 8) for _ in range(4)), of(16, 8, 8, gathers=1))
     for _ in range(2):
@@ -167,7 +185,7 @@ def test_one_process_sends_nothing():
 def test_costs_add_up():
     both = cost.frozen(6, 4) + cost.low_rank(6, 4, 2, 3)
     assert (both.frozen, both.trained) == (24, 24)
-    assert both.reduced == 2 * 2 / 3 * 24
+    assert both.reduced == 2 * 2 / 3 * (24 + cost.FLAGS)
 
 
 def test_there_is_no_less_than_one_process():

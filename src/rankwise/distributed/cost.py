@@ -6,6 +6,9 @@ different types. A layer that has a frozen base and factors costs the sum of the
 
 from dataclasses import dataclass, fields
 
+FLAGS = 3
+"""Numbers that travel with the gradient of a matrix: whether each factor took part in the pass."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -76,13 +79,17 @@ def two_factors(m: int, n: int, rank: int, processes: int) -> Cost:
 
 
 def low_rank(m: int, n: int, rank: int, processes: int) -> Cost:
-    """`U`, `S`, `V` on every process, with `rankwise.Adam`; without a base."""
+    """`U`, `S`, `V` on every process, with `rankwise.Adam`; without a base.
+
+    Beside the gradient the first process tells the ranks, 8 bytes a matrix in a step that changes
+    them.
+    """
     size = tangent_gradient(m, n, rank)
     return Cost(
         trained=size,
         gradients=size,
         moments=tangent_moments(m, n, rank),
-        reduced=ring_all_reduce(size, processes),
+        reduced=ring_all_reduce(size + FLAGS, processes),
     )
 
 
