@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rankwise.distributed.cost import tangent_gradient
 
 
-class Traffic(NamedTuple):
+class Exchange(NamedTuple):
     """Numbers between the server and one client in one phase."""
 
     down: int
@@ -24,7 +24,7 @@ class Traffic(NamedTuple):
 class RoundCost:
     """Of a round with one client; `a + b` is that of two parts of a model."""
 
-    phases: dict[str, Traffic]
+    phases: dict[str, Exchange]
     """By name, in order."""
     own: int = 0
     """Kept by the client until the round ends: its own gradient, for the correction."""
@@ -53,7 +53,7 @@ class RoundCost:
                 f"{', '.join(other.phases)}"
             )
         both = {
-            name: Traffic(t.down + other.phases[name].down, t.up + other.phases[name].up)
+            name: Exchange(t.down + other.phases[name].down, t.up + other.phases[name].up)
             for name, t in self.phases.items()
         }
         return RoundCost(both, self.own + other.own)
@@ -84,24 +84,24 @@ def new_columns(m: int, n: int, rank: int) -> int:
 
 def fedavg(numbers: int) -> RoundCost:
     """Dense parameters under `FedAvg`, m n for a matrix, and under `FactorAverage`."""
-    return RoundCost({"train": Traffic(numbers, numbers)})
+    return RoundCost({"train": Exchange(numbers, numbers)})
 
 
 def factor_average(m: int, n: int, rank: int) -> RoundCost:
     """`U`, `S`, `V` down, `B` and `A` up."""
-    return RoundCost({"train": Traffic(tangent_gradient(m, n, rank), (m + n) * rank)})
+    return RoundCost({"train": Exchange(tangent_gradient(m, n, rank), (m + n) * rank)})
 
 
 def fedlrt(m: int, n: int, rank: int) -> RoundCost:
     """Without correction: `3 (m + n) r + 5 r^2` both ways, where both bases can double."""
-    first = Traffic(tangent_gradient(m, n, rank), (m + n) * rank)
-    last = Traffic(new_columns(m, n, rank), grown(m, n, rank).core)
+    first = Exchange(tangent_gradient(m, n, rank), (m + n) * rank)
+    last = Exchange(new_columns(m, n, rank), grown(m, n, rank).core)
     return RoundCost({"gradient": first, "train": last})
 
 
 def fedlrt_simplified(m: int, n: int, rank: int) -> RoundCost:
     """With simplified correction: `r^2` more each way, the gradient of the core of rank r."""
-    core = RoundCost({"gradient": Traffic(0, rank**2), "train": Traffic(rank**2, 0)}, own=rank**2)
+    core = RoundCost({"gradient": Exchange(0, rank**2), "train": Exchange(rank**2, 0)}, own=rank**2)
     return fedlrt(m, n, rank) + core
 
 
@@ -111,8 +111,8 @@ def fedlrt_full(m: int, n: int, rank: int) -> RoundCost:
     return RoundCost(
         {
             "gradient": plain.phases["gradient"],
-            "correction": Traffic(new_columns(m, n, rank), core),
-            "train": Traffic(core, core),
+            "correction": Exchange(new_columns(m, n, rank), core),
+            "train": Exchange(core, core),
         },
         own=core,
     )
@@ -120,21 +120,21 @@ def fedlrt_full(m: int, n: int, rank: int) -> RoundCost:
 
 def fedlrt_dense(numbers: int) -> RoundCost:
     """Dense parameters beside the matrices, without correction."""
-    return RoundCost({"gradient": Traffic(numbers, 0), "train": Traffic(0, numbers)})
+    return RoundCost({"gradient": Exchange(numbers, 0), "train": Exchange(0, numbers)})
 
 
 def fedlrt_simplified_dense(numbers: int) -> RoundCost:
     """The same with simplified correction: their gradient, up and down, is as large as they are."""
-    both = Traffic(numbers, numbers)
+    both = Exchange(numbers, numbers)
     return RoundCost({"gradient": both, "train": both}, own=numbers)
 
 
 def fedlrt_full_dense(numbers: int) -> RoundCost:
     """The same with full correction."""
     phases = {
-        "gradient": Traffic(numbers, 0),
-        "correction": Traffic(0, numbers),
-        "train": Traffic(numbers, numbers),
+        "gradient": Exchange(numbers, 0),
+        "correction": Exchange(0, numbers),
+        "train": Exchange(numbers, numbers),
     }
     return RoundCost(phases, own=numbers)
 
