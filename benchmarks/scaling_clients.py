@@ -22,16 +22,18 @@ class Method(NamedTuple):
     """Of a model at a rank."""
     flops: Flops
     """Of a local step in one map."""
+    direction_size: int = FLOAT32
+    """Bytes of a number of a direction by which bases grow."""
 
 
 class Round(NamedTuple):
-    """A client's share of a round, in bytes of float32, and products of its local steps."""
+    """A client's share of a round, in bytes, and products of its local steps."""
 
     exchanges: int
     down: float
     up: float
     kept: float
-    """By the client until the round ends, beside its model."""
+    """By the client in the last phase, beside its model."""
     served: float
     """Held by the server beside its model, for all participants."""
     flops: float
@@ -72,27 +74,33 @@ FEDAVG = Method(
     lambda shapes, rank: cost.fedavg(shapes.total),
     lambda m, n, rank, rows: cost.dense_flops(m, n, rows),
 )
+FULL = (cost.fedlrt_full, cost.fedlrt_full_dense)
 FEDLRT = (
-    ("FeDLRT, no correction", cost.fedlrt, cost.fedlrt_dense),
-    ("FeDLRT, simplified", cost.fedlrt_simplified, cost.fedlrt_simplified_dense),
-    ("FeDLRT, full", cost.fedlrt_full, cost.fedlrt_full_dense),
+    ("FeDLRT, no correction", cost.fedlrt, cost.fedlrt_dense, FLOAT32),
+    ("FeDLRT, simplified", cost.fedlrt_simplified, cost.fedlrt_simplified_dense, FLOAT32),
+    ("FeDLRT, full", *FULL, FLOAT32),
+    ("FeDLRT, full, bfloat16 directions", *FULL, BFLOAT16),
 )
 ADAPTERS = (
     Method("LoRA factors averaged", of_maps(cost.factor_average), on_a_base(cost.two_factor_flops)),
-    *(Method(name, of_maps(matrix), on_a_base(cost.core_flops)) for name, matrix, _ in FEDLRT),
+    *(
+        Method(name, of_maps(matrix), on_a_base(cost.core_flops), size)
+        for name, matrix, _, size in FEDLRT
+    ),
 )
 WHOLE = tuple(
-    Method(name, of_all(matrix, dense), cost.core_flops) for name, matrix, dense in FEDLRT
+    Method(name, of_all(matrix, dense), cost.core_flops, size)
+    for name, matrix, dense, size in FEDLRT
 )
 
 
 def round_of(method: Method, shapes: Shapes, rank: int, participants: int) -> Round:
-    c = method.cost(shapes, rank)
+    c = method.cost(shapes, rank).in_bytes(FLOAT32, method.direction_size)
     return Round(
         exchanges=len(c.phases),
-        down=FLOAT32 * c.down,
-        up=FLOAT32 * c.up,
-        kept=FLOAT32 * c.client_memory,
-        served=FLOAT32 * c.server_memory(participants),
+        down=c.down,
+        up=c.up,
+        kept=c.client_memory,
+        served=c.server_memory(participants),
         flops=sum(method.flops(m, n, min(rank, m, n), 1) for m, n in shapes.maps),
     )

@@ -18,10 +18,11 @@ GPUS = {
 }
 CLIENTS = {
     "FedAvg": ("#999999", "-", 2),
-    "LoRA factors averaged": ("#e69f00", "-", 2),
+    "LoRA factors averaged": ("#e69f00", "-", 5),
     "FeDLRT, no correction": ("#56b4e9", "-", 6),
     "FeDLRT, simplified": ("#009e73", "-", 3.5),
     "FeDLRT, full": ("#0072b2", "-", 1.5),
+    "FeDLRT, full, bfloat16 directions": ("#cc79a7", "-", 1.5),
 }
 """Colour, dashes and width; lines that lie on each other are of different widths."""
 GIGA = 1e9

@@ -20,12 +20,13 @@ from rankwise.federated import (
     SimplifiedCorrection,
     cost,
 )
+from rankwise.federated.client import CLOCK
 from rankwise.federated.cost import RoundCost
+from rankwise.federated.message import payload
 from rankwise.federated.phase import Method
 from rankwise.numerics.init import variance_preserving
 
 WIDTHS = (9, 16, 7, 4)
-FLOAT32 = 4
 METHODS = {
     "factors": (cost.factor_average, cost.fedavg),
     "none": (cost.fedlrt, cost.fedlrt_dense),
@@ -41,10 +42,11 @@ GROWING, SHRINKING = 1e-3, 0.5
 """Tolerances of the cut."""
 
 
-def rule(method: str, rtol: float = GROWING) -> Method:
+def rule(method: str, rtol: float = GROWING, directions: torch.dtype | None = None) -> Method:
     if method == "factors":
         return FactorAverage(lr=0.1, steps=2)
-    return FeDLRT(CORRECTIONS[method], lr=0.1, steps=2, rtol=rtol)
+    correction = CORRECTIONS[method]
+    return FeDLRT(correction, lr=0.1, steps=2, rtol=rtol, direction_dtype=directions)
 
 
 def network(ranks: tuple[int, ...], *, adapters: bool = False) -> nn.Sequential:
@@ -73,10 +75,6 @@ def federation(
     return Server(model, method, list(clients)), clients
 
 
-def numbers(arrays: dict[str, Tensor]) -> int:
-    return sum(t.numel() for t in arrays.values())
-
-
 def predicted(model: nn.Module, of_matrix, of_dense) -> RoundCost:
     layers = [layer for layer in model if isinstance(layer, rw.LowRankLinear)]
     factors = {id(p) for layer in layers for p in layer.factor_parameters()}
@@ -86,20 +84,24 @@ def predicted(model: nn.Module, of_matrix, of_dense) -> RoundCost:
 
 
 def played(server: Server, clients: dict[str, Client], said: RoundCost) -> RoundRecord:
-    """One round, in which every message and memory is what the formulas say."""
+    """One round, in which the bytes of every message and memory are those that were said."""
     round, phases = server.open_round(), []
     while round.request is not None:
         request = round.request
         answers = [clients[name].answer(request) for name in round.participants]
         phases.append(request.phase)
         for reply in answers:
-            assert (numbers(request.arrays), numbers(reply.arrays)) == said.phases[request.phase]
+            sent = (payload(request.arrays), payload(reply.arrays))
+            assert sent == said.phases[request.phase][:2]
         round.receive(answers)
     assert phases == list(said.phases)
     for client in clients.values():
-        clock = 2
-        assert numbers(client.memory) == said.client_memory + clock
-    return server.close_round(round)
+        remembered = {n: t for n, t in client.memory.items() if n != CLOCK}
+        assert payload(remembered) + payload(request.arrays) == said.client_memory
+    record = server.close_round(round)
+    assert (record.down, record.up) == (len(clients) * said.down, len(clients) * said.up)
+    assert record.events == ()
+    return record
 
 
 @pytest.mark.parametrize(
@@ -119,11 +121,7 @@ def test_messages_are_those_of_the_formulas_while_ranks_change(method, ranks, rt
     server, clients = federation(model, rule(method, rtol))
     seen = {ranks}
     for _ in range(2):
-        said = predicted(model, of_matrix, of_dense)
-        record = played(server, clients, said)
-        assert record.down == 2 * FLOAT32 * said.down
-        assert record.up == 2 * FLOAT32 * said.up
-        assert record.events == ()
+        record = played(server, clients, predicted(model, of_matrix, of_dense).in_bytes())
         seen.add(tuple(record.ranks.values()))
     assert (len(seen) > 1) == (method != "factors")
 
@@ -133,15 +131,26 @@ def test_a_frozen_base_is_never_sent(method):
     of_matrix, of_dense = METHODS[method]
     model = network((2, 3, 2), adapters=True)
     server, clients = federation(model, rule(method))
-    played(server, clients, predicted(model, of_matrix, of_dense))
+    played(server, clients, predicted(model, of_matrix, of_dense).in_bytes())
+
+
+@pytest.mark.parametrize("method", CORRECTIONS)
+def test_directions_may_be_of_half_the_size(method):
+    of_matrix, of_dense = METHODS[method]
+    model = network((2, 5, 4))
+    server, clients = federation(model, rule(method, directions=torch.bfloat16))
+    said = predicted(model, of_matrix, of_dense)
+    played(server, clients, said.in_bytes(4, direction_size=2))
+    directions = sum(t.directions_down + t.directions_up for t in said.phases.values())
+    halved = said.in_bytes(4, direction_size=2)
+    assert 4 * (said.down + said.up) - (halved.down + halved.up) == 2 * directions
 
 
 def test_dense_training_sends_the_model_both_ways():
     model = nn.Sequential(nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 2))
     server, clients = federation(model, FedAvg(steps=2))
     said = cost.fedavg(9 * 5) + cost.fedavg(5) + cost.fedavg(5 * 2) + cost.fedavg(2)
-    record = played(server, clients, said)
-    assert (record.down, record.up) == (2 * FLOAT32 * said.down, 2 * FLOAT32 * said.up)
+    played(server, clients, said.in_bytes())
 
 
 @pytest.mark.parametrize("rank", [1, 3, 5])

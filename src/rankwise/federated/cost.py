@@ -1,7 +1,7 @@
 """Numbers that server and client send, hold and compute in one round, by what trains and how.
 
-Of one matrix (m, n) or of so many dense numbers; the costs of all parts of a model add up. All
-counts are of numbers, not bytes. `W = U S V^T` has rank r at the start of a round; in it the bases
+Of one matrix (m, n) or of so many dense numbers; the costs of all parts of a model add up. Counts
+are of numbers, until `in_bytes`. `W = U S V^T` has rank r at the start of a round; in it the bases
 grow to p = min(m, 2r) and q = min(n, 2r) columns. Products are counted for b rows of input.
 """
 
@@ -18,6 +18,20 @@ class Exchange(NamedTuple):
     """From the server."""
     up: int
     """To the server."""
+    directions_down: int = 0
+    """Of those from the server, directions by which bases grow (`FeDLRT(direction_dtype=...)`)."""
+    directions_up: int = 0
+    """Of those to the server, directions."""
+
+    def in_bytes(self, size: int, direction_size: int) -> "Exchange":
+        """The same, where a number has `size` bytes and one of a direction `direction_size`."""
+        saved = size - direction_size
+        return Exchange(
+            size * self.down - saved * self.directions_down,
+            size * self.up - saved * self.directions_up,
+            direction_size * self.directions_down,
+            direction_size * self.directions_up,
+        )
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,7 @@ class RoundCost:
     phases: dict[str, Exchange]
     """By name, in order."""
     own: int = 0
-    """Kept by the client until the round ends: its own gradient, for the correction."""
+    """Kept by the client for the last phase: its own gradient, which the correction takes away."""
 
     @property
     def down(self) -> int:
@@ -39,7 +53,7 @@ class RoundCost:
 
     @property
     def client_memory(self) -> int:
-        """Held by the client at the end, beside its model: what it was told, and its own."""
+        """Held by the client in the last phase beside its model: what it was told, and its own."""
         return self.down + self.own
 
     def server_memory(self, participants: int) -> int:
@@ -53,10 +67,16 @@ class RoundCost:
                 f"{', '.join(other.phases)}"
             )
         both = {
-            name: Exchange(t.down + other.phases[name].down, t.up + other.phases[name].up)
+            name: Exchange(*map(sum, zip(t, other.phases[name], strict=True)))
             for name, t in self.phases.items()
         }
         return RoundCost(both, self.own + other.own)
+
+    def in_bytes(self, size: int = 4, direction_size: int | None = None) -> "RoundCost":
+        """The same in bytes, where a number has `size`; one of a direction may have fewer."""
+        small = size if direction_size is None else direction_size
+        phases = {name: t.in_bytes(size, small) for name, t in self.phases.items()}
+        return RoundCost(phases, size * self.own)
 
 
 class Grown(NamedTuple):
@@ -94,8 +114,9 @@ def factor_average(m: int, n: int, rank: int) -> RoundCost:
 
 def fedlrt(m: int, n: int, rank: int) -> RoundCost:
     """Without correction: `3 (m + n) r + 5 r^2` both ways, where both bases can double."""
-    first = Exchange(tangent_gradient(m, n, rank), (m + n) * rank)
-    last = Exchange(new_columns(m, n, rank), grown(m, n, rank).core)
+    asked, new = (m + n) * rank, new_columns(m, n, rank)
+    first = Exchange(tangent_gradient(m, n, rank), asked, directions_up=asked)
+    last = Exchange(new, grown(m, n, rank).core, directions_down=new)
     return RoundCost({"gradient": first, "train": last})
 
 
@@ -111,7 +132,7 @@ def fedlrt_full(m: int, n: int, rank: int) -> RoundCost:
     return RoundCost(
         {
             "gradient": plain.phases["gradient"],
-            "correction": Exchange(new_columns(m, n, rank), core),
+            "correction": plain.phases["train"],
             "train": Exchange(core, core),
         },
         own=core,
