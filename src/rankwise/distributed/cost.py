@@ -106,7 +106,7 @@ def sharded_frozen(m: int, n: int, processes: int, *, gathers: int = 2) -> Cost:
     Args:
         m: rows of the weight.
         n: columns of the weight.
-        processes: how many share it.
+        processes: how many share it; where they do not divide m, the last share is padded.
         gathers: all-gathers in a step: one for each pass, forward and backward, or a single one
             for what is kept between them, as FSDP2 does with the parameters of the root.
     """

@@ -41,7 +41,7 @@ class RoundCost:
     phases: dict[str, Exchange]
     """By name, in order."""
     own: int = 0
-    """Kept by the client for the last phase: its own gradient, which the correction takes away."""
+    """Kept by the client for the last phase, its own gradient, which the correction takes away."""
 
     @property
     def down(self) -> int:
@@ -53,11 +53,11 @@ class RoundCost:
 
     @property
     def client_memory(self) -> int:
-        """Held by the client in the last phase beside its model: what it was told, and its own."""
+        """Held by the client in the last phase beside its model, what it was told and its own."""
         return self.down + self.own
 
     def server_memory(self, participants: int) -> int:
-        """Held by the server beside its model: what it told, and the largest answer of each."""
+        """Held by the server beside its model, what it told and the largest answer of each."""
         return self.down + participants * max(t.up for t in self.phases.values())
 
     def __add__(self, other: "RoundCost") -> "RoundCost":
