@@ -11,7 +11,7 @@ from rankwise.federated.message import Arrays, Reply, Request
 from rankwise.federated.outline import Outline, outline_of
 from rankwise.federated.phase import Method
 from rankwise.federated.samples import Samples
-from rankwise.federated.seeds import seed_of
+from rankwise.federated.seeds import seed_of, seeded
 from rankwise.io.stored import join
 
 KNOWN, OWN, CLOCK = "known/", "own/", "clock"
@@ -60,13 +60,12 @@ class Client:
         phase = self.method.phases[index]
         opening = {n: known[n] for n in self._opening(known)}
         local = Local(self.model, self.loss, self.data, request.round)
-        devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
-        with torch.random.fork_rng(devices=list(devices)):
-            torch.manual_seed(seed_of(self.name, self.data.seed, request.round, phase.name))
-            try:
+        seed = seed_of(self.name, self.data.seed, request.round, phase.name)
+        try:
+            with seeded(seed, {p.device for p in self.model.parameters()}):
                 arrays = phase.answer(local, self.outline, known, own)
-            finally:
-                local.put(opening)
+        finally:
+            local.put(opening)
         for name, value in arrays.items():
             if not bool(value.isfinite().all()):
                 raise FloatingPointError(
