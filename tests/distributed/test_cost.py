@@ -130,7 +130,8 @@ def eight_processes():
         dist.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
 
     yield begin
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("dtype, size", [(None, 4), (torch.bfloat16, 2)])
