@@ -31,16 +31,18 @@ class FederateOptions:
     """Against the drift of clients: none, simplified (no further exchange), full (one more)."""
     compare: tuple[str, ...] = ("fedavg",)
     """Trained beside it: fedavg, factor-average (naive), none, simplified, full; may be empty."""
-    rounds: int = 60
+    rounds: int = 40
     """Times that the server asks the clients."""
-    local_steps: int = 10
+    local_steps: int = 5
     """Steps of a client in a round."""
-    lr: float = 0.1
-    """Learning rate of plain gradient descent on the cores, and on what is dense."""
+    lr: float = 0.03
+    """Learning rate of clients in low rank, constant for half of the rounds, then down to zero."""
+    server_lr: float = 0.15
+    """Of FeDLRT: length of the server's spectral step over the norm of a core; 0 for the mean."""
     fedavg_steps: int = 40
     """Local steps of FedAvg."""
     fedavg_lr: float = 0.2
-    """Learning rate of FedAvg."""
+    """Learning rate of FedAvg, with the same course."""
     rank: int = 16
     """Of every layer at the start; factor averaging keeps it."""
     max_rank: int | None = 16
@@ -75,6 +77,8 @@ class FederateOptions:
         for name in ("lr", "fedavg_lr"):
             rate = getattr(self, name)
             require(0 < rate < float("inf"), name, "must be finite and positive", rate)
+        length = self.server_lr
+        require(0 <= length < float("inf"), "server_lr", "must be finite and not negative", length)
         fit = LEAST_ALPHA <= self.alpha < float("inf")
         require(fit, "alpha", f"must be finite and at least {LEAST_ALPHA}", self.alpha)
         rtol, share = self.tolerance, self.participation
