@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from rankwise.federated import (
@@ -55,6 +56,8 @@ def corrected_by(correction: Correction) -> Callable[[FederateOptions], Method]:
         steps=options.local_steps,
         rtol=options.tolerance,
         max_rank=options.max_rank,
+        gradient_batches=options.gradient_batches,
+        direction_dtype=getattr(torch, options.directions),
         server_step=server_step(options),
     )
 

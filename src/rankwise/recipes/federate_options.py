@@ -49,6 +49,10 @@ class FederateOptions:
     """Of every layer."""
     tolerance: float = 0.01
     """Each layer keeps directions above this part of its own norm, after every round."""
+    gradient_batches: int | None = 20
+    """Batches of each gradient that FeDLRT asks for beside the steps; fewer where data end."""
+    directions: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type in which FeDLRT sends the directions by which bases grow."""
     batch_size: int = 64
     """Images in a local step."""
     participation: float = 1.0
@@ -70,8 +74,8 @@ class FederateOptions:
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        counts = ("clients", "rounds", "local_steps", "fedavg_steps", "rank", "max_rank")
-        for name in (*counts, "batch_size", "save_every", "threads"):
+        lengths = ("rounds", "local_steps", "fedavg_steps", "gradient_batches", "save_every")
+        for name in (*lengths, "clients", "rank", "max_rank", "batch_size", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         for name in ("lr", "fedavg_lr"):
