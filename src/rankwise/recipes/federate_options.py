@@ -33,19 +33,19 @@ class FederateOptions:
     """Trained beside it: fedavg, factor-average (naive), none, simplified, full; may be empty."""
     rounds: int = 40
     """Times that the server asks the clients."""
-    local_steps: int = 5
+    local_steps: int = 10
     """Steps of a client in a round."""
     lr: float = 0.03
     """Learning rate of clients in low rank, constant for half of the rounds, then down to zero."""
-    server_lr: float = 0.15
+    server_lr: float = 0.25
     """Of FeDLRT: length of the server's spectral step over the norm of a core; 0 for the mean."""
     fedavg_steps: int = 40
     """Local steps of FedAvg."""
     fedavg_lr: float = 0.2
     """Learning rate of FedAvg, with the same course."""
-    rank: int = 16
+    rank: int = 20
     """Of every layer at the start; factor averaging keeps it."""
-    max_rank: int | None = 16
+    max_rank: int | None = 20
     """Of every layer."""
     tolerance: float = 0.01
     """Each layer keeps directions above this part of its own norm, after every round."""
