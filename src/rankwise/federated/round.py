@@ -47,16 +47,26 @@ class Round:
         """Whether it ended without a new state."""
         return self.request is None and self.state is None
 
-    def receive(self, answers: Iterable[Any]) -> None:
-        """Take what came since `request` was sent, in any order; never raises for a wrong answer.
+    @property
+    def expected(self) -> Arrays:
+        """Names, shapes and types of a sound answer to `request`: tensors without content.
+
+        A transport that knows them need not decode what does not fit.
 
         Raises:
             ValueError: after the end of the round.
         """
         if self.request is None:
             raise ValueError(f"round {self.number} is over: nothing is asked any more")
-        phase = self._method.phases[self._index]
-        like = phase.reply_like(self._outline, self._known)
+        return self._method.phases[self._index].reply_like(self._outline, self._known)
+
+    def receive(self, answers: Iterable[Any]) -> None:
+        """Take what came since `request` was sent, in any order; never raises for a wrong answer.
+
+        Raises:
+            ValueError: after the end of the round.
+        """
+        phase, like = self._method.phases[self._index], self.expected
         sound = self._sound(list(answers), like)
         self.participants = tuple(sorted(sound))
         self._samples = {c: sound[c].samples for c in sound}
