@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median_low
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,8 +21,8 @@ class Bounds:
 
     Args:
         norm: of all numbers of an answer together, by the Euclidean norm, > 0.
-        relative: the same norm over the median of the answers of a phase, > 1. The median of two
-            answers is the smaller one.
+        relative: the same norm over the median of the answers of a phase, > 1; of no effect where
+            there are fewer than three.
         samples: that one client may claim, >= 1.
     """
 
@@ -54,8 +54,10 @@ def flaw_of(arrays: Any, like: Arrays, bound: float = float("inf")) -> str | Non
         return f"array {unexpected[0]!r} is unexpected"
     for name, expected in like.items():
         value: Any = arrays[name]
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
-            return f"array {name!r} must be a dense tensor, got {type(value).__name__}"
+        if not isinstance(value, Tensor):
+            return f"array {name!r} must be a tensor, got {type(value).__name__}"
+        if value.layout != torch.strided or value.device.type != "cpu":
+            return f"array {name!r} must be dense and on the CPU, got {value.layout} {value.device}"
         if (value.shape, value.dtype) != (expected.shape, expected.dtype):
             return (
                 f"array {name!r} must be {tuple(expected.shape)} {expected.dtype}, got "
@@ -69,7 +71,7 @@ def flaw_of(arrays: Any, like: Arrays, bound: float = float("inf")) -> str | Non
 
 def norm_of(arrays: Mapping[str, Tensor]) -> float:
     """Euclidean norm of all numbers together, in float64."""
-    squares = [torch.linalg.vector_norm(arrays[n].double()) for n in sorted(arrays)]
+    squares = [torch.linalg.vector_norm(arrays[n].detach().double()) for n in sorted(arrays)]
     return float(torch.linalg.vector_norm(torch.stack(squares))) if squares else 0.0
 
 
@@ -77,7 +79,7 @@ def outliers(norms: Mapping[str, float], relative: float) -> dict[str, str]:
     """By client why its norm is too far above the others; none where most of them are zero."""
     if not norms:
         return {}
-    middle = median_low(norms.values())
+    middle = median(norms.values())
     if middle == 0.0:
         return {}
     return {

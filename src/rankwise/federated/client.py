@@ -11,7 +11,7 @@ from rankwise.federated.message import Arrays, Reply, Request
 from rankwise.federated.outline import Outline, outline_of
 from rankwise.federated.phase import Method
 from rankwise.federated.samples import Samples
-from rankwise.federated.seeds import seed_of
+from rankwise.federated.seeds import seed_of, seeded
 from rankwise.io.stored import join
 
 KNOWN, OWN, CLOCK = "known/", "own/", "clock"
@@ -60,24 +60,25 @@ class Client:
         phase = self.method.phases[index]
         opening = {n: known[n] for n in self._opening(known)}
         local = Local(self.model, self.loss, self.data, request.round)
-        devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
-        with torch.random.fork_rng(devices=list(devices)):
-            torch.manual_seed(seed_of(self.data.seed, request.round, phase.name))
-            try:
+        seed = seed_of(self.name, self.data.seed, request.round, phase.name)
+        try:
+            with seeded(seed, {p.device for p in self.model.parameters()}):
                 arrays = phase.answer(local, self.outline, known, own)
-            finally:
-                local.put(opening)
-        self.memory = (
-            {KNOWN + n: t for n, t in known.items()}
-            | {OWN + n: t for n, t in own.items()}
-            | {CLOCK: torch.tensor([request.round, index])}
-        )
+        finally:
+            local.put(opening)
         for name, value in arrays.items():
             if not bool(value.isfinite().all()):
                 raise FloatingPointError(
                     f"client {self.name!r}: {name!r} is not finite after phase {phase.name!r} of "
                     f"round {request.round}; try a smaller `lr` or fewer `steps`"
                 )
+        # The memory of the phase before is kept after the last one, should that be asked for again.
+        if index + 1 < len(self.method.phases):
+            self.memory = (
+                {KNOWN + n: t for n, t in known.items()}
+                | {OWN + n: t for n, t in own.items()}
+                | {CLOCK: torch.tensor([request.round, index])}
+            )
         return Reply(self.name, request.round, request.phase, len(self.data), arrays)
 
     def _index(self, request: Any) -> int:
@@ -92,11 +93,9 @@ class Client:
             )
         index = names.index(request.phase)
         if index:
-            done = self.memory.get(CLOCK)
-            if done is None or done.tolist() not in (
-                [request.round, index - 1],
-                [request.round, index],
-            ):
+            clock = self.memory.get(CLOCK, torch.tensor([])).tolist()
+            # The same phase again is a request that was repeated on its way.
+            if clock not in ([request.round, index - 1], [request.round, index]):
                 raise ValueError(
                     f"client {self.name!r} was asked for phase {request.phase!r} of round "
                     f"{request.round} and has not answered {names[index - 1]!r} of that round"
@@ -105,8 +104,9 @@ class Client:
 
     def _told(self, index: int, request: Request) -> Arrays:
         """All that is known with this request; ValueError for one that does not fit."""
+        before: Arrays = {}
         if index == 0:
-            like, before = self._opening(request.arrays), Arrays()
+            like = self._opening(request.arrays)
         else:
             phases, before = self.method.phases, _part(self.memory, KNOWN)
             like = phases[index - 1].news_like(self.outline, before)
@@ -115,7 +115,7 @@ class Client:
             raise ValueError(f"client {self.name!r} got a request that does not fit: {flaw}")
         known = before | {n: request.arrays[n] for n in like}
         if index == 0:
-            self.method.checked_state(self.outline, known)
+            self.method.check_state(self.outline, known)
         return known
 
     def _opening(self, arrays: Arrays) -> Arrays:

@@ -16,16 +16,16 @@ class Correction(ABC):
     """How clients of FeDLRT are corrected; decides the phases of a round."""
 
     @abstractmethod
-    def phases(self, train: Train, batches: int | None) -> tuple[Phase, ...]:
-        """The phases of a round that ends with `train`."""
+    def phases(self, directions: Directions, train: Train) -> tuple[Phase, ...]:
+        """The phases of a round, from the growth of the bases to the training between them."""
 
 
 @dataclass(frozen=True)
 class NoCorrection(Correction):
     """Clients step along their own gradients: two phases, and different data pull apart."""
 
-    def phases(self, train: Train, batches: int | None) -> tuple[Phase, ...]:
-        return Directions(batches), train
+    def phases(self, directions: Directions, train: Train) -> tuple[Phase, ...]:
+        return directions, train
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class SimplifiedCorrection(Correction):
     The gradients for it are those of the first phase, `r^2` numbers a layer each way.
     """
 
-    def phases(self, train: Train, batches: int | None) -> tuple[Phase, ...]:
-        return DirectionsAndCores(batches), train
+    def phases(self, directions: Directions, train: Train) -> tuple[Phase, ...]:
+        return DirectionsAndCores(directions.batches, directions.dtype), train
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,5 @@ class FullCorrection(Correction):
     The middle one is a second gradient, `4 r^2` numbers a layer each way.
     """
 
-    def phases(self, train: Train, batches: int | None) -> tuple[Phase, ...]:
-        return Directions(batches), Cores(batches), train
+    def phases(self, directions: Directions, train: Train) -> tuple[Phase, ...]:
+        return directions, Cores(directions.batches), train

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import torch
+
 from rankwise.federated.correction import Correction, FullCorrection
-from rankwise.federated.fedlrt_phases import Train
+from rankwise.federated.fedlrt_phases import Directions, Train
 from rankwise.federated.message import Arrays
 from rankwise.federated.outline import Outline
 from rankwise.federated.phase import Method, Phase, Rate, check_descent
@@ -34,6 +36,9 @@ class FeDLRT(Method):
         min_rank: of every layer, >= 1.
         max_rank: of every layer; None bounds it by the shape alone.
         gradient_batches: batches for a gradient; None takes all samples of a client.
+        direction_dtype: in which the new directions of the bases travel, such as `torch.bfloat16`;
+            None for the type of the factors. Their rounding turns the new directions a little and
+            nothing else, so that what a round converges to stays the same.
 
     References:
         Schotthoefer and Laiu, "Federated dynamical low-rank training with global loss convergence
@@ -47,6 +52,7 @@ class FeDLRT(Method):
     min_rank: int = 1
     max_rank: int | None = None
     gradient_batches: int | None = None
+    direction_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.correction, Correction):
@@ -64,6 +70,11 @@ class FeDLRT(Method):
                 check_integer(f"FeDLRT({name}=...)", value)
                 if value < 1:
                     raise ValueError(f"`FeDLRT({name}=...)` must be at least 1, got {value}")
+        if self.direction_dtype not in (None, torch.bfloat16, torch.float32, torch.float64):
+            raise ValueError(
+                "`FeDLRT(direction_dtype=...)` must be None or a type of the range of float32, "
+                f"such as `torch.bfloat16`, got {self.direction_dtype!r}"
+            )
         if self.max_rank is not None and self.max_rank < self.min_rank:
             raise ValueError(
                 f"`FeDLRT(max_rank=...)` must be at least min_rank = {self.min_rank}, got "
@@ -72,8 +83,9 @@ class FeDLRT(Method):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
+        directions = Directions(self.gradient_batches, self.direction_dtype)
         train = Train(self.lr, self.steps, self.rtol, self.min_rank, self.max_rank)
-        return self.correction.phases(train, self.gradient_batches)
+        return self.correction.phases(directions, train)
 
     def check(self, outline: Outline) -> None:
         if not outline.layers:
@@ -82,7 +94,7 @@ class FeDLRT(Method):
                 "`rankwise.factorize_` or `rankwise.adapt_` before, or use `FedAvg`"
             )
 
-    def checked_state(self, outline: Outline, known: Arrays) -> None:
+    def check_state(self, outline: Outline, known: Arrays) -> None:
         for layer in outline.layers:
             for basis in "UV":
                 name = join(layer, basis)

@@ -21,6 +21,9 @@ from rankwise.numerics.orth import augment, orthonormalise
 from rankwise.numerics.retract import Frame, cut, decompose, embed
 from rankwise.numerics.truncate import rank_for_tolerance
 
+SLOTS = {"U": "K", "V": "L"}
+"""Gradient slots of the bases: `K = G V` is that of `U`, `L = G^T U` that of `V`."""
+
 
 @dataclass(frozen=True)
 class Directions(Phase):
@@ -28,38 +31,50 @@ class Directions(Phase):
 
     Args:
         batches: for the gradient; None takes all samples.
+        dtype: in which directions travel, to the server and back; None for that of the factors.
     """
 
     batches: int | None
+    dtype: torch.dtype | None = None
     name: ClassVar[str] = "gradient"
 
     def reply_like(self, outline: Outline, known: Arrays) -> Arrays:
         like: Arrays = {}
         for layer in outline.layers:
-            like[join(layer, "K")] = known[join(layer, "U")].to("meta")
-            like[join(layer, "L")] = known[join(layer, "V")].to("meta")
+            for basis, slot in SLOTS.items():
+                Q = known[join(layer, basis)]
+                like[join(layer, slot)] = Q.to("meta", self.dtype or Q.dtype)
         return like
 
     def answer(self, local: Local, outline: Outline, known: Arrays, own: Arrays) -> Arrays:
         local.put(known)
         slots = local.gradient(factor_names(outline, "UV"), self.batches)
-        return _directions(outline, slots)
+        return self.directions(outline, slots)
+
+    def directions(self, outline: Outline, slots: Arrays) -> Arrays:
+        """`G V` and `G^T U` by their names in messages."""
+        found: Arrays = {}
+        for layer in outline.layers:
+            for basis, slot in SLOTS.items():
+                X = slots[join(layer, basis)]
+                found[join(layer, slot)] = X.to(self.dtype or X.dtype)
+        return found
 
     def combine(self, outline: Outline, known: Arrays, mean: Arrays) -> Arrays:
         news: Arrays = {}
         for layer in outline.layers:
-            for basis, slot in (("U", "K"), ("V", "L")):
-                old = known[join(layer, basis)]
-                wide = augment(old, mean[join(layer, slot)])
-                news[join(layer, f"{basis}~")] = wide[:, old.shape[1] :].contiguous()
+            for basis, slot in SLOTS.items():
+                X = mean[join(layer, slot)]
+                news[join(layer, f"{basis}~")] = grown_by(known[join(layer, basis)], X).to(X.dtype)
         return news
 
     def news_like(self, outline: Outline, known: Arrays) -> Arrays:
         like: Arrays = {}
         for layer, W in outline.layers.items():
             r = known[join(layer, "S")].shape[0]
-            like[join(layer, "U~")] = W.like(W.m, min(W.m, 2 * r) - r)
-            like[join(layer, "V~")] = W.like(W.n, min(W.n, 2 * r) - r)
+            for basis, rows in (("U", W.m), ("V", W.n)):
+                wide = W.like(rows, min(rows, 2 * r) - r)
+                like[join(layer, f"{basis}~")] = wide.to(self.dtype or W.dtype)
         return like
 
 
@@ -75,7 +90,7 @@ class DirectionsAndCores(Directions):
         names = factor_names(outline, "USV") + list(outline.dense)
         slots = local.gradient(names, self.batches)
         own.update(_core_gradients(outline, slots))
-        return _directions(outline, slots) | own
+        return self.directions(outline, slots) | own
 
     def combine(self, outline: Outline, known: Arrays, mean: Arrays) -> Arrays:
         means = {n: mean[n] for n in _gradients_like(outline, known)}
@@ -163,13 +178,21 @@ class Train(Phase):
         return Factors(orthonormalise(f.U), f.S, orthonormalise(f.V))
 
 
+def grown_by(Q: Tensor, X: Tensor) -> Tensor:
+    """The columns by which `Q` grows to a basis of `span[Q, X]`, at most to a square one."""
+    return augment(Q, X.to(Q.dtype))[:, Q.shape[1] :].contiguous()
+
+
 def grown(outline: Outline, known: Arrays) -> Arrays:
     """`[U | U~]`, `[[S, 0], [0, 0]]`, `[V | V~]`, and all that is dense: the same function."""
     wide = {n: known[n] for n in (*outline.dense, *outline.statistics)}
     for layer in outline.layers:
         for basis in "UV":
             name = join(layer, basis)
-            wide[name] = torch.cat([known[name], known[f"{name}~"]], dim=1)
+            Q, new = known[name], known[f"{name}~"]
+            # What was rounded on its way is orthogonal to that accuracy only. To make it so again
+            # is well-conditioned: every machine finds the same basis, to rounding.
+            wide[name] = torch.cat([Q, new if new.dtype == Q.dtype else grown_by(Q, new)], dim=1)
         rows, columns = wide[join(layer, "U")].shape[1], wide[join(layer, "V")].shape[1]
         S = known[join(layer, "S")]
         wide[join(layer, "S")] = embed_in(S, S.new_empty(rows, columns))
@@ -177,7 +200,7 @@ def grown(outline: Outline, known: Arrays) -> Arrays:
 
 
 def embed_in(block: Tensor, whole: Tensor) -> Tensor:
-    """`block` as the leading block of zeros in the shape of `whole`; as it is, if that is its own."""
+    """`[[block, 0], [0, 0]]` in the shape of `whole`; a dense gradient has that shape already."""
     return block if block.shape == whole.shape else embed(block, whole)
 
 
@@ -185,11 +208,6 @@ def _gradient_names(outline: Outline) -> dict[str, str]:
     """What trains after the bases are fixed, and the names of its gradient."""
     cores = {join(layer, "S"): join(layer, "G") for layer in outline.layers}
     return cores | {n: f"{n}.G" for n in outline.dense}
-
-
-def _directions(outline: Outline, slots: Arrays) -> Arrays:
-    pairs = [(join(n, b), join(n, s)) for n in outline.layers for b, s in (("U", "K"), ("V", "L"))]
-    return {slot: slots[basis] for basis, slot in pairs}
 
 
 def _core_gradients(outline: Outline, slots: Arrays) -> Arrays:

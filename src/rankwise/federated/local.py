@@ -38,31 +38,26 @@ class Local:
     def gradient(self, names: Sequence[str], count: int | None) -> Arrays:
         """The mean gradient over all samples, or over `count` batches."""
         batches = self.data.whole() if count is None else self.data.batches(count, self.round, "G")
-        total, seen = [torch.zeros((), dtype=torch.float64)] * len(names), 0
+        total = [torch.zeros_like(self._tensors[n], dtype=torch.float64) for n in names]
+        seen = 0
         with self._training(names):
             for batch in batches:
                 size = batch[0].shape[0]
-                parts = self._slopes(names, batch)
-                total = [
-                    t.to(g.device) + size * g.double() for t, g in zip(total, parts, strict=True)
-                ]
+                for added, slope in zip(total, self._slopes(names, batch), strict=True):
+                    added.add_(slope, alpha=size)
                 seen += size
-        return {
-            n: (t / seen).to(self._tensors[n].dtype).cpu()
-            for n, t in zip(names, total, strict=True)
-        }
+        means = zip(names, total, strict=True)
+        return {n: (t / seen).to(self._tensors[n].dtype).cpu() for n, t in means}
 
     def descend(self, names: Sequence[str], steps: int, lr: float, drift: Arrays) -> None:
         """`steps` times `w <- w - lr (g + drift)`, where `g` is the gradient on a batch."""
-        added = [drift[n].to(self._tensors[n].device) if n in drift else None for n in names]
+        targets = [self._tensors[n] for n in names]
+        shifts = [drift.get(n, torch.zeros(())).to(self._tensors[n].device) for n in names]
         with self._training(names):
             for batch in self.data.batches(steps, self.round):
                 slopes = self._slopes(names, batch)
-                with torch.no_grad():
-                    for name, slope, shift in zip(names, slopes, added, strict=True):
-                        self._tensors[name].sub_(
-                            slope if shift is None else slope + shift, alpha=lr
-                        )
+                for target, slope, shift in zip(targets, slopes, shifts, strict=True):
+                    target.detach().sub_(slope + shift, alpha=lr)
 
     def _slopes(self, names: Sequence[str], batch: Batch) -> list[Tensor]:
         targets = [self._tensors[n] for n in names]

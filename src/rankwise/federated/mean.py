@@ -19,6 +19,6 @@ def weighted_mean(answers: Mapping[str, Arrays], samples: Mapping[str, int]) -> 
     for name, first in answers[clients[0]].items():
         added = torch.zeros(first.shape, dtype=torch.float64)
         for client in clients:
-            added.add_(answers[client][name].double(), alpha=samples[client] / total)
+            added.add_(answers[client][name].detach(), alpha=samples[client] / total)
         mean[name] = added.to(first.dtype)
     return mean

@@ -68,9 +68,7 @@ def state_of(model: nn.Module) -> Arrays:
     """Copies on the CPU of all that `outline_of` names."""
     outline, tensors = outline_of(model), named_tensors(model)
     names = outline.opening(dict.fromkeys(outline.layers, 0))
-    return {
-        n: tensors[n].detach().cpu().clone(memory_format=torch.contiguous_format) for n in names
-    }
+    return {n: tensors[n].detach().cpu().contiguous().clone() for n in names}
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -95,7 +93,7 @@ def _factored(name: str, layer: object) -> Factored:
     if not isinstance(layer, Factored):
         raise ValueError(
             f"layer {name!r} is a {type(layer).__name__}: federated training is made for matrices. "
-            "Factorize convolutions as matrices, `factorize_(model, convolution=rankwise.LowRankConv2d)`"
+            "Factorize convolutions as matrices, by `convolution=rankwise.LowRankConv2d`"
         )
     if layer.merged:
         raise ValueError(f"layer {name!r} is merged; call `unmerge_(model)` before")

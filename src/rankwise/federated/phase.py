@@ -54,9 +54,9 @@ class Method(ABC):
     def check(self, outline: Outline) -> None:
         """ValueError for a model that the method is not made for."""
 
-    def checked_state(self, outline: Outline, known: Arrays) -> None:
-        """ValueError for values that the first request must not hold."""
-        return
+    @abstractmethod
+    def check_state(self, outline: Outline, known: Arrays) -> None:
+        """ValueError for values that the first request of a round must not hold."""
 
 
 def rate_at(lr: Rate, round: int) -> float:

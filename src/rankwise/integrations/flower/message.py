@@ -11,28 +11,35 @@ from io import BytesIO
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
 
 from rankwise.federated.message import Arrays, Reply, Request
 
 ARRAYS, ABOUT = "arrays", "about"
 TYPES = {
     "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
     "float32": torch.float32,
     "float64": torch.float64,
     "int64": torch.int64,
 }
 NPY = "numpy.ndarray"
+BITS = {"bfloat16": "int16"}
+"""What an `.npy` file has no name for goes as its bits."""
 
 
 def packed(arrays: Arrays) -> ArrayRecord:
-    """Tensors as Flower's arrays; TypeError for types that those cannot have, such as bfloat16."""
-    for name, tensor in arrays.items():
-        if tensor.dtype not in TYPES.values():
-            raise TypeError(
-                f"array {name!r} is {tensor.dtype}, and Flower's arrays are {', '.join(TYPES)}: "
-                "convert the model"
-            )
-    return ArrayRecord({n: t.detach().cpu().contiguous() for n, t in arrays.items()})
+    """Tensors as Flower's arrays; TypeError for types that rankwise has no use for."""
+    return ArrayRecord({name: array_of(name, tensor) for name, tensor in arrays.items()})
+
+
+def array_of(name: str, tensor: Tensor) -> Array:
+    own = str(tensor.dtype).removeprefix("torch.")
+    if own not in TYPES:
+        raise TypeError(f"array {name!r} is {tensor.dtype}; messages have {', '.join(TYPES)}")
+    plain = tensor.detach().cpu().contiguous()
+    array = Array(plain.view(torch.int16) if own in BITS else plain)
+    return Array(own, array.shape, array.stype, array.data)
 
 
 def unpacked(record: ArrayRecord) -> Arrays:
@@ -42,7 +49,7 @@ def unpacked(record: ArrayRecord) -> Arrays:
         flaw = inconsistency(array)
         if flaw is not None:
             raise ValueError(f"array {name!r} {flaw}")
-        arrays[name] = torch.from_numpy(array.numpy())
+        arrays[name] = torch.from_numpy(array.numpy()).view(TYPES[array.dtype])
     return arrays
 
 
@@ -52,16 +59,17 @@ def inconsistency(array: Array) -> str | None:
 
     if array.stype != NPY or array.dtype not in TYPES:
         return f"is {array.dtype} as {array.stype}; only {', '.join(TYPES)} as {NPY} are read"
-    bytes_ = BytesIO(array.data)
+    file = BytesIO(array.data)
     try:
-        if npy.read_magic(bytes_) != (1, 0):
+        if npy.read_magic(file) != (1, 0):
             return "is of an unknown version of the npy format"
-        shape, _, dtype = npy.read_array_header_1_0(bytes_)
+        shape, _, dtype = npy.read_array_header_1_0(file)
     except ValueError:
         return "has no readable header"
-    if (shape, dtype.name, dtype.isnative) != (array.shape, array.dtype, True):
+    stored = BITS.get(array.dtype, array.dtype)
+    if (shape, dtype.name, dtype.isnative) != (array.shape, stored, True):
         return f"claims {array.shape} {array.dtype} and has {shape} {dtype}"
-    follow = len(array.data) - bytes_.tell()
+    follow = len(array.data) - file.tell()
     if any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != follow:
         return f"claims {shape} {array.dtype} and has {follow} bytes"
     return None
@@ -69,8 +77,8 @@ def inconsistency(array: Array) -> str | None:
 
 def misfit(record: ArrayRecord, like: Arrays) -> str | None:
     """How the claims of `record` differ from the names, shapes and types of `like`."""
-    if record.keys() != like.keys():
-        names = sorted(record.keys() ^ like.keys())
+    names = sorted(record.keys() ^ like.keys())
+    if names:
         return f"array {names[0]!r} is {'missing' if names[0] in like else 'unexpected'}"
     for name, expected in like.items():
         array = record[name]

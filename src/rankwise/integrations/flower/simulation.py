@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -118,19 +120,31 @@ def ray_processes(count: int | None) -> Iterator[Any]:
         raise ImportError(
             'Flower\'s simulation needs Ray: pip install "rankwise[federated]"'
         ) from error
-    before = {name: os.environ.get(name) for name in QUIET}
     log = logging.getLogger("flwr")
-    level = log.level
+    level, on_termination = log.level, signal.getsignal(signal.SIGTERM)
     try:
-        os.environ.update(QUIET)
         log.setLevel(logging.CRITICAL)
-        ray.init(
-            num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="error"
-        )
+        with environment(QUIET):
+            ray.init(
+                num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="error"
+            )
+        # Ray has put a handler of its own in the place of the user's.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_termination)
         yield ray
     finally:
         ray.shutdown()
         log.setLevel(level)
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """The process's environment with `values`, for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
