@@ -47,42 +47,33 @@ class Round:
         """Whether it ended without a new state."""
         return self.request is None and self.state is None
 
-<<<<<<< HEAD
     @property
     def expected(self) -> Arrays:
         """Names, shapes and types of a sound answer to `request`: tensors without content.
 
         A transport that knows them need not decode what does not fit.
-=======
-    def receive(self, answers: Iterable[Any]) -> None:
-        """Take what came since the last request: each a `Reply` or `Failure`, in any order.
-
-        Answers to earlier requests, to this one from others, twice or not as asked, become events;
-        no message from a client raises an error.
->>>>>>> 37ac5a2933f2824ff24b5663a191e766008be870
 
         Raises:
             ValueError: after the end of the round.
         """
         if self.request is None:
             raise ValueError(f"round {self.number} is over: nothing is asked any more")
-<<<<<<< HEAD
-        return self._method.phases[self._index].reply_like(self._outline, self._known)
+        return self._phases[self._index].reply_like(self._outline, self._known)
 
     def receive(self, answers: Iterable[Any]) -> None:
-        """Take what came since `request` was sent, in any order; never raises for a wrong answer.
+        """Take what came since the last request: each a `Reply` or `Failure`, in any order.
+
+        Answers to earlier requests, to this one from others, twice or not as asked, become events;
+        no message from a client raises an error.
 
         Raises:
             ValueError: after the end of the round.
         """
-        phase, like = self._method.phases[self._index], self.expected
-        sound = self._sound(list(answers), like)
-=======
+        question = self._question()
         messages = list(answers)
         self.up += sum(_received(message) for message in messages)
-        sound, events = screened(self._question(), messages)
+        sound, events = screened(question, messages)
         self.events += events
->>>>>>> 37ac5a2933f2824ff24b5663a191e766008be870
         self.participants = tuple(sorted(sound))
         self._samples = {client: reply.samples for client, reply in sound.items()}
         if len(sound) < self._quorum:
@@ -98,7 +89,7 @@ class Round:
             self.participants,
             self._clients,
             self._samples,
-            self._phases[self._index].reply_like(self._outline, self._known),
+            self.expected,
             self._bounds,
         )
 
