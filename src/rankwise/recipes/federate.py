@@ -84,7 +84,7 @@ def flower() -> Engine:
         from rankwise.integrations.flower import simulate
     except ImportError as error:
         raise ImportError(
-            f"--engine flower needs Flower: pip install \"rankwise[federated]\" ({error})"
+            f'--engine flower needs Flower: pip install "rankwise[federated]" ({error})'
         ) from error
     return simulate
 

@@ -34,7 +34,8 @@ def client_app(make_client: Callable[[Context], Client]) -> ClientApp:
     @app.train()
     def answer(message: Message, context: Context) -> Message:
         client = make_client(context)
-        client.memory = unpacked(context.state.get(MEMORY) or ArrayRecord())
+        kept = context.state.get(MEMORY)
+        client.memory = unpacked(kept) if isinstance(kept, ArrayRecord) else {}
         reply = client.answer(to_request(message.content))
         context.state[MEMORY] = packed(client.memory)
         return Message(of_reply(reply), reply_to=message)

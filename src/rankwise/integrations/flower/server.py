@@ -42,7 +42,7 @@ def serve(
     Raises:
         TimeoutError: if fewer than a quorum of the clients are connected after `patience`.
     """
-    check_integer("rounds", rounds)
+    check_rounds(rounds)
     for name, seconds in (("timeout", timeout), ("patience", patience)):
         check_number(name, seconds)
         if not seconds > 0.0:
@@ -65,3 +65,10 @@ def serve(
         if watch is not None:
             watch(records[-1])
     return records
+
+
+def check_rounds(rounds: int) -> None:
+    """TypeError or ValueError for what is no number of rounds."""
+    check_integer("rounds", rounds)
+    if rounds < 0:
+        raise ValueError(f"`rounds` must be at least 0, got {rounds}")

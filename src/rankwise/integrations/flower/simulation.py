@@ -17,8 +17,7 @@ from rankwise.federated.client import Client
 from rankwise.federated.record import RoundRecord
 from rankwise.federated.server import Server
 from rankwise.integrations.flower.client import client_app
-from rankwise.integrations.flower.server import serve
-from rankwise.numerics.given import check_integer
+from rankwise.integrations.flower.server import check_rounds, serve
 
 QUIET = {
     # Neither counts of use sent, nor a warning of what a later Ray does to CUDA_VISIBLE_DEVICES.
@@ -57,7 +56,7 @@ def run(
         ImportError: without Ray.
         ValueError: if the names are not those of the server.
     """
-    check_integer("rounds", rounds)
+    check_rounds(rounds)
     if set(clients) != set(server.clients):
         raise ValueError(
             f"`clients` must be those of the server, {list(server.clients)}, got {sorted(clients)}"
@@ -122,31 +121,32 @@ def ray_processes(count: int | None) -> Iterator[Any]:
         ) from error
     log = logging.getLogger("flwr")
     level, on_termination = log.level, signal.getsignal(signal.SIGTERM)
-    try:
-        log.setLevel(logging.CRITICAL)
-        with environment(QUIET):
+    with environment(QUIET):
+        try:
+            log.setLevel(logging.CRITICAL)
             ray.init(
-                num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="error"
+                num_cpus=count,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
-        # Ray has put a handler of its own in the place of the user's.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_termination)
-        yield ray
-    finally:
-        ray.shutdown()
-        log.setLevel(level)
+            # Ray has put a handler of its own in the place of the user's.
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_termination)
+            yield ray
+        finally:
+            ray.shutdown()
+            log.setLevel(level)
 
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """The process's environment with `values`, for a while."""
-    before = {name: os.environ.get(name) for name in values}
+    """The process's environment with `values`; at the end as before, whatever Ray put there."""
+    before = dict(os.environ)
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
