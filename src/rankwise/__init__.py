@@ -3,6 +3,8 @@
 from rankwise import adapters as adapters
 from rankwise import check as check
 from rankwise import compress as compress
+from rankwise import distributed as distributed
+from rankwise import federated as federated
 from rankwise import init as init
 from rankwise import report as report
 from rankwise import robust as robust

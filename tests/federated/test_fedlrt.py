@@ -140,10 +140,10 @@ def test_only_the_full_correction_finds_the_optimum_of_clients_that_disagree(dra
     options = {"lr": 0.1, "steps": 10, "rtol": 1e-10}
     full = distances(LowRankLinear(start), FeDLRT(**options), problem, 40)
     simplified, none = (
-        distances(LowRankLinear(start), FeDLRT(c, **options), problem, 20)[-1]
+        distances(LowRankLinear(start), FeDLRT(c, **options), problem, 10)[-1]
         for c in (SimplifiedCorrection(), NoCorrection())
     )
-    fedavg = distances(dense(10, 8), FedAvg(lr=0.1, steps=10), problem, 20)[-1]
+    fedavg = distances(dense(10, 8), FedAvg(lr=0.1, steps=10), problem, 10)[-1]
     # Linear: three decimals every ten rounds, until rounding.
     assert all(later < earlier / 300 for earlier, later in zip(full, full[1:], strict=False))
     assert full[-1] < 1e-10

@@ -1,5 +1,6 @@
 """Federated training in low rank: messages in, messages out, no transport inside."""
 
+from rankwise.federated import cost as cost
 from rankwise.federated.bounds import Bounds as Bounds
 from rankwise.federated.client import Client as Client
 from rankwise.federated.correction import FullCorrection as FullCorrection

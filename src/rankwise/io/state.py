@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from rankwise.distributed.anchor import is_anchor
 from rankwise.io.stored import (
     Stored,
     StoredLayer,
@@ -129,7 +130,11 @@ def dense_trained(model: nn.Module) -> dict[str, nn.Parameter]:
     """Trainable parameters that are not factors."""
     layers = low_rank_layers(model)
     factors = {id(p) for layer in layers.values() for p in layer.factor_parameters()}
-    return {n: p for n, p in model.named_parameters() if p.requires_grad and id(p) not in factors}
+    return {
+        n: p
+        for n, p in model.named_parameters()
+        if p.requires_grad and id(p) not in factors and not is_anchor(n)
+    }
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Keeps stock optimizers and averages away from factors, in any training loop.
+"""Keeps stock optimizers, averages and reducers away from factors, in any training loop.
 
 Both hooks are torch's own, for all optimizers and all modules. They are registered with the first
 low-rank layer, and cost a step of an optimizer that has been looked at one comparison.
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel
@@ -26,6 +27,10 @@ class Held(NamedTuple):
 
 
 _Held: TypeAlias = "weakref.WeakKeyDictionary[Optimizer, Held]"
+WRAPPERS = (AveragedModel, DistributedDataParallel)
+UNSUPPORTED = ("FullyShardedDataParallel", "DeepSpeedEngine")
+"""By name, for their packages are large or not there."""
+
 _layers: "weakref.WeakSet[Any]" = weakref.WeakSet()
 _held: _Held = weakref.WeakKeyDictionary()
 # Models may be made in one thread while another one trains.
@@ -78,12 +83,35 @@ def _factors_of(optimizer: Optimizer) -> list[tuple[Tensor, str]]:
 
 
 def _before_registration(parent: nn.Module, name: str, child: nn.Module | None) -> None:
-    if isinstance(parent, AveragedModel) and child is not None:
-        trained = [m for m in child.modules() if m in _layers and m.U.requires_grad]
-        if trained:
-            raise ValueError(
-                f"AveragedModel averages parameters one by one, and the mean of two bases of a "
-                f"{type(trained[0]).__name__} is no basis: the averaged model would be wrong. "
-                "Average what comes of it, e.g. `merge_(copy, final=True)` or `densify_(copy)` of "
-                "a copy at each time, or leave averaging out"
-            )
+    if child is None or not isinstance(parent, WRAPPERS) and _kind(parent) not in UNSUPPORTED:
+        return
+    trained: list[Any] = [m for m in child.modules() if m in _layers and m.U.requires_grad]
+    if not trained:
+        return
+    layer = type(trained[0]).__name__
+    if isinstance(parent, AveragedModel):
+        raise ValueError(
+            f"AveragedModel averages parameters one by one, and the mean of two bases of a {layer} "
+            "is no basis: the averaged model would be wrong. Average what comes of it, e.g. "
+            "`merge_(copy, final=True)` or `densify_(copy)` of a copy at each time, or leave "
+            "averaging out"
+        )
+    if _kind(parent) in UNSUPPORTED:
+        raise ValueError(
+            f"{_kind(parent)} keeps parameters in buffers of a fixed size, and the factors of a "
+            f"{layer} change theirs. Use DistributedDataParallel or FSDP2 (`fully_shard`) after "
+            "`rankwise.distributed.prepare(model)`"
+        )
+    if any(m.replicas is None for m in trained):
+        raise ValueError(
+            f"DistributedDataParallel would reduce the factors of a {layer} in buckets of the "
+            "sizes that they have now, and be silently wrong once a rank changes. Call "
+            "`rankwise.distributed.prepare(model)` before the model is wrapped"
+        )
+    for replicas in {id(m.replicas): m.replicas for m in trained}.values():
+        # `parent.module` is not yet there.
+        replicas.wrapped_in(parent, child)
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__

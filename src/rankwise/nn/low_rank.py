@@ -42,6 +42,9 @@ class LowRankModule(nn.Module, ABC):
     kernel_size: tuple[int, int] | None = None
     """(height, width) of the places that the weight runs over; None where it is no image."""
 
+    replicas: Any = None
+    """What keeps the factors the same on several processes, see `rankwise.distributed`."""
+
     def __init__(
         self,
         factors: Any,
@@ -78,6 +81,10 @@ class LowRankModule(nn.Module, ABC):
         self.merged = False
         self.register_load_state_dict_pre_hook(_resize_to_checkpoint)
         guard(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has its own parameters, which nothing keeps together yet.
+        return {name: value for name, value in vars(self).items() if name != "replicas"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from rankwise.distributed.anchor import is_anchor
 from rankwise.nn.base import check_module
 from rankwise.nn.low_rank import LowRankModule
 
@@ -80,7 +81,11 @@ def param_groups(
         if len(owners) > 1:
             letters = ", ".join(layer.point_type._fields)
             raise ValueError(f"the factors {letters} of layer {name!r} must be in the same group")
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    rest = [
+        p
+        for name, p in model.named_parameters()
+        if p.requires_grad and id(p) not in taken and not is_anchor(name)
+    ]
     if rest or not result:
         result.append({"params": rest})
     return [group for group in result if group["params"]] or result

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rankwise.distributed.sharded import all_finite, sharded_like, total_norm
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.nn.low_rank import LowRankModule
@@ -32,6 +33,13 @@ from rankwise.optim.ownership import Version, check_untouched, claim, record
 from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
 from rankwise.optim.step_control import StepControl
+from rankwise.optim.together import (
+    aligns,
+    check_parameters,
+    check_whole_gradient,
+    moments,
+    replicas_of,
+)
 from rankwise.optim.trust import Trust
 from rankwise.optim.update_rule import State, UpdateRule
 
@@ -170,6 +178,7 @@ class Optimizer(torch.optim.Optimizer):
         the loss after `backward()`, and gradients are cleared before each call.
         """
         integrator = self.integrator.at(self.steps + 1)
+        check_whole_gradient(replicas_of(self.layers), integrator)
         if not integrator.same_matrix:
             check_closure(self.integrator, closure, self._gradients())
             check_deterministic(self._model)
@@ -179,8 +188,10 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         if not any(True for _ in self._gradients()):
             return loss
-        if not _all_finite(list(self._gradients())):
+        if not all_finite(list(self._gradients())):
             return self._skip(loss)
+        if self.steps == 0:
+            check_parameters(self._model, self.layers, self.param_groups)
         check_untouched(self, self.layers, self._versions)
         check_ranks_kept(self.layers, self.state)
         for group in self.param_groups:
@@ -250,7 +261,7 @@ class Optimizer(torch.optim.Optimizer):
             self.zero_grad()
             with torch.enable_grad():
                 closure()
-            return _all_finite(list(self._gradients()))
+            return all_finite(list(self._gradients()))
 
         return advance_together(layers, self.control, integrator, states, groups, evaluate)
 
@@ -270,7 +281,11 @@ class Optimizer(torch.optim.Optimizer):
             for sigma, mode in zip(end.spectra(), f.modes(), strict=True)
         ]
         clock = Clock(self.steps, _decay(groups))
-        ranks = iter(self.rank_rule.ranks(clock, candidates))
+        chosen = self.rank_rule.ranks(clock, candidates)
+        replicas = replicas_of(self.layers)
+        if replicas is not None and self.rank_rule.judges(clock):
+            chosen = replicas.agreed(chosen)
+        ranks = iter(chosen)
         steps = zip(moving, points, gradients, ends, groups, strict=True)
         for (_, layer), old, xi, end, group in steps:
             state = self.state[layer.U]
@@ -278,6 +293,9 @@ class Optimizer(torch.optim.Optimizer):
             new = end.cut_to([next(ranks) for _ in old.modes()], shaped)
             self.rule.transport(old, new, xi, state)
             layer.set_factors_(new)
+        if replicas is not None and aligns(self.rank_rule, clock):
+            held = [moments(self.state[layer.U]) for _, layer in self.layers]
+            replicas.align([t for tensors in held for t in tensors])
 
     def _shaping(
         self, layer: LowRankModule, state: State, group: dict[str, Any]
@@ -294,10 +312,10 @@ class Optimizer(torch.optim.Optimizer):
         layers = [layer for name, layer in self.layers if has_gradient(name, layer)]
         squares = [layer.tangent_gradient().squared_norm() for layer in layers]
         factors = self._factors()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and id(p) not in factors:
-                    squares.append(p.grad.square().sum())
+        present = (p for group in self.param_groups for p in group["params"] if p.grad is not None)
+        dense = [p.grad for p in present if id(p) not in factors]
+        if dense:
+            squares.append(total_norm(dense).square())
         return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
 
     @torch.no_grad()
@@ -330,14 +348,11 @@ class Optimizer(torch.optim.Optimizer):
         own = saved_parts(state_dict)
         check_parts(own, rule=self.rule, integrator=self.integrator, control=self.control)
         super().load_state_dict(state_dict)
+        for p, state in self.state.items():
+            state.update({k: sharded_like(t, p) for k, t in state.items() if isinstance(t, Tensor)})
         self.steps, self.skipped = own["steps"], own["skipped"]
         self._versions.clear()
         check_saved_ranks(self.layers, self.state)
-
-
-def _all_finite(gradients: list[Tensor]) -> bool:
-    largest = torch.nn.utils.get_total_norm(gradients, norm_type=float("inf"))
-    return bool(largest.isfinite())
 
 
 def _decay(groups: Iterable[dict[str, Any]]) -> float:

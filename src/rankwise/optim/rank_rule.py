@@ -56,6 +56,10 @@ class RankRule(ABC):
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         """The ranks to keep, at most `len(sigma)` each."""
 
+    def judges(self, clock: Clock) -> bool:
+        """Whether `ranks` looks at singular values, which processes then have to agree on."""
+        return True
+
 
 @dataclass(frozen=True)
 class FixedRank(RankRule):
@@ -67,6 +71,9 @@ class FixedRank(RankRule):
 
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         return [layer.rank for layer in layers]
+
+    def judges(self, clock: Clock) -> bool:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +110,11 @@ class CycledRank(RankRule):
     def grows(self) -> bool:
         return self.grow > 0
 
+    def judges(self, clock: Clock) -> bool:
+        return clock.step % self.every == 0
+
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
-        if clock.step % self.every == 0:
+        if self.judges(clock):
             return self.judge(clock, [self._limited(layer) for layer in layers])
         if clock.step % self.every == 1 and clock.decay >= self.rest:
             return [

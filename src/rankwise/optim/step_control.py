@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from rankwise.distributed.sharded import is_sharded, whole
 from rankwise.nn.base import frozen_weight
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.manifold import TangentVector
@@ -73,5 +74,7 @@ def weight_norm(layer: LowRankModule) -> float:
     Else that of a map (m, n) which preserves the variance of its input, `sqrt(m)`.
     """
     plain = None if layer.base is None else frozen_weight(layer.base)
-    norm = 0.0 if plain is None else float(plain[0].norm())
+    weight: Any = getattr(layer.base, "weight", None) if plain is None else plain[0]
+    readable = plain is not None or is_sharded(weight)
+    norm = float(whole(weight.norm())) if readable else 0.0
     return (norm or layer.shape[0] ** 0.5) / abs(layer.scale)

@@ -87,8 +87,11 @@ class TailTolerance(RankRule):
             raise ValueError(f"`TailTolerance(every=...)` must be at least 1, got {self.every}")
         check_bounds("TailTolerance", self.min_rank, self.max_rank)
 
+    def judges(self, clock: Clock) -> bool:
+        return clock.step % self.every == 0
+
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
-        if clock.step % self.every == 0:
+        if self.judges(clock):
             rtol = self.rtol * clock.decay**self.order
             spectra = fetch([layer.sigma for layer in layers])
             kept = [rank_for_tolerance(s, rtol=rtol, min_rank=self.min_rank) for s in spectra]

@@ -1,0 +1,71 @@
+"""Make a model ready for several processes, before DDP, FSDP2 or a trainer takes it in."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rankwise.distributed.anchor import anchor_
+from rankwise.distributed.replicas import Replicas
+from rankwise.nn.low_rank import low_rank_layers
+
+
+def prepare(
+    model: nn.Module,
+    *,
+    group: dist.ProcessGroup | None = None,
+    dtype: torch.dtype | None = None,
+) -> Replicas:
+    """Let low-rank layers of changing ranks train on several processes; one call, then as usual.
+
+    From now on the factors are rankwise's own business: they start equal on all processes, their
+    gradients are averaged in one message at the end of each backward pass, and ranks are agreed
+    on. Then wrap `model` in DistributedDataParallel, or hand it to accelerate, to
+    `transformers.Trainer` under torchrun or to Lightning with `strategy="ddp"`. For FSDP2 write
+    `fully_shard(block, ignored_params=set(replicas.factors))`. Without a wrapper it works too, if
+    nothing but factors trains. On a single process it changes nothing, so a script runs either way.
+
+    Args:
+        model: with trainable low-rank layers; the very module that is wrapped.
+        group: the processes that share the batch; None: all of them.
+        dtype: type in which gradients travel, e.g. `torch.bfloat16`; None: their own.
+
+    Returns:
+        What keeps the factors together; `.traffic` counts the bytes.
+
+    Raises:
+        ValueError: for a model without trainable low-rank layers, factors on several devices or of
+            several types, other layers than another process has, or a model that is wrapped.
+        TypeError: for a `dtype` that is no floating-point type.
+    """
+    if isinstance(model, DistributedDataParallel):
+        raise ValueError("call `prepare(model)` before the model is wrapped in DDP")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(
+            f"`dtype` must be a floating-point type such as torch.bfloat16, got {dtype!r}"
+        )
+    layers = {n: layer for n, layer in low_rank_layers(model).items() if layer.U.requires_grad}
+    if not layers:
+        raise ValueError(
+            "`model` has no low-rank layer that trains; call `adapt_` or `factorize_` first"
+        )
+    factors = [p for layer in layers.values() for p in layer.factor_parameters()]
+    for what, kinds in (
+        ("devices", {str(p.device) for p in factors}),
+        ("types", {str(p.dtype) for p in factors}),
+    ):
+        if len(kinds) > 1:
+            raise ValueError(
+                f"the factors of `model` are of several {what} ({', '.join(sorted(kinds))}); all "
+                "must be of one"
+            )
+    for earlier in {layer.replicas for layer in layers.values() if layer.replicas is not None}:
+        earlier.release()
+    replicas = Replicas(layers, group, dtype)
+    own = {id(p) for p in factors}
+    names = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in own]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+    if not any(p.requires_grad and id(p) not in own for p in model.parameters()):
+        anchor_(model)
+    replicas.start()
+    return replicas

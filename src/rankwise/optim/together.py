@@ -1,0 +1,65 @@
+"""What an optimizer looks after where its model trains on several processes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from rankwise.distributed.replicas import ALIGN_EVERY, Replicas
+from rankwise.distributed.sharded import is_sharded
+from rankwise.integrators.integrator import Integrator
+from rankwise.optim.layers import NamedLayer
+from rankwise.optim.rank_rule import Clock, RankRule
+
+
+def replicas_of(layers: Sequence[NamedLayer]) -> Replicas | None:
+    """What keeps `layers` together; None on a single process. ValueError if it has a part only."""
+    found = {id(layer.replicas): layer.replicas for _, layer in layers}
+    if len(found) > 1:
+        missed = next((name for name, layer in layers if layer.replicas is None), layers[0].name)
+        raise ValueError(
+            f"layer {missed!r} was made after `rankwise.distributed.prepare(model)`, or prepared "
+            "apart from others: call `prepare` once, with the whole model, when all layers are made"
+        )
+    return next(iter(found.values()), None)
+
+
+def check_whole_gradient(replicas: Replicas | None, integrator: Integrator) -> None:
+    """ValueError where an integrator would look at the batch of its own process only."""
+    apart = replicas is not None and replicas.processes > 1
+    if apart and integrator.same_matrix and integrator.points > 1:
+        raise ValueError(
+            f"the integrator {type(integrator).__name__} keeps each layer's inputs, and a process "
+            "has only those of its own batch. On several processes use ParallelBUG, the default"
+        )
+
+
+def check_parameters(
+    model: nn.Module, layers: Sequence[NamedLayer], groups: Sequence[Mapping[str, Any]]
+) -> None:
+    """ValueError if parameters were replaced or sharded since the optimizer was made."""
+    for name, layer in layers:
+        if is_sharded(layer.U):
+            raise ValueError(
+                f"the factors of layer {name!r} are sharded, and a sharded tensor keeps its shape. "
+                "Write `replicas = rankwise.distributed.prepare(model)` and "
+                "`fully_shard(..., ignored_params=set(replicas.factors))`"
+            )
+    own = {id(p) for p in model.parameters()}
+    if any(id(p) not in own for group in groups for p in group["params"]):
+        raise ValueError(
+            "the model has other parameters than when this optimizer was made: something, such as "
+            "`fully_shard`, has replaced them. Make the optimizer afterwards"
+        )
+
+
+def aligns(rule: RankRule, clock: Clock) -> bool:
+    """Whether processes compare their factors after this step."""
+    return rule.judges(clock) or clock.step % ALIGN_EVERY == 0
+
+
+def moments(state: Mapping[str, Any]) -> list[Tensor]:
+    """All tensors that a rule remembers of a layer, in an order that all processes have."""
+    values = (state[name] for name in sorted(state))
+    flat = (t for value in values for t in (value if isinstance(value, tuple) else (value,)))
+    return [t for t in flat if isinstance(t, Tensor)]
