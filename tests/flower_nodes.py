@@ -35,10 +35,11 @@ class Node:
     alter: Callable[[Message, Message], None] = lambda message, reply: None
     """What a hostile node does to its answer."""
     online: bool = True
+    run_config: dict = field(default_factory=dict)
     state: RecordDict = field(default_factory=RecordDict)
 
     def answer(self, message: Message, node_id: int) -> Message | None:
-        context = Context(1, node_id, self.config, self.state, {})
+        context = Context(1, node_id, self.config, self.state, self.run_config)
         try:
             reply = self.app(crossed(message), context)
         except Exception as error:  # as SuperNodes do

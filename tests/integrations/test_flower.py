@@ -4,9 +4,11 @@ import copy
 import io
 import os
 import pickle
+import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +35,7 @@ from rankwise.federated import (
 )
 
 pytest.importorskip("flwr")
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict  # noqa: E402
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
 from flower_nodes import Node, Nodes, crossed  # noqa: E402
@@ -45,7 +47,7 @@ from rankwise.integrations.flower.message import (  # noqa: E402
     to_reply,
     to_request,
     unpacked,
-)
+)from rankwise.recipes.images import read_images
 
 NAMES = list("abcd")
 METHODS = {
@@ -524,6 +526,29 @@ def test_the_stand_in_link_carries_bytes_and_no_objects():
     assert copy.content["arrays"] == message.content["arrays"]
 
 
+# The app folder
+
+
+def test_the_app_folder_trains(monkeypatch, capsys):
+    try:
+        read_images("fashion-mnist")
+    except RuntimeError as error:
+        pytest.skip(f"the built-in data could not be fetched: {error}")
+    folder = Path(__file__).parents[2] / "examples" / "flower"
+    monkeypatch.syspath_prepend(folder)
+    app = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    config = {**app["config"], "rounds": 1, "steps": 1}
+    server_app, clients_app = (
+        pkgutil.resolve_name(app["components"][part]) for part in ("serverapp", "clientapp")
+    )
+    nodes = {
+        i: Node(clients_app, {"partition-id": i, "num-partitions": 2}, run_config=config)
+        for i in range(config["clients"])
+    }
+    server_app(Nodes(nodes), Context(1, 0, {}, RecordDict(), config))
+    assert re.search(r"^round 1: accuracy .*, 2 of 2 clients$", capsys.readouterr().out, re.M)
+
+
 # The simulation
 
 SIMULATED = """
@@ -535,7 +560,7 @@ from test_flower import FULL, NAMES, client, in_process, same_state, server
 before = dict(os.environ), logging.getLogger("flwr").level, signal.getsignal(signal.SIGTERM)
 own = server()
 clients = {n: client(n, FULL) for n in NAMES}
-records = flower.run(own, clients, 2, processes=1)
+records = flower.simulate(own, clients, 2, processes=1)
 assert before == (
     dict(os.environ), logging.getLogger("flwr").level, signal.getsignal(signal.SIGTERM)
 )
@@ -569,4 +594,4 @@ def test_the_simulation_wants_the_clients_of_the_server():
     from rankwise.integrations import flower
 
     with pytest.raises(ValueError, match=r"must be those of the server, .* got \['a'\]"):
-        flower.run(server(), {"a": client("a", FULL)}, 1)
+        flower.simulate(server(), {"a": client("a", FULL)}, 1)

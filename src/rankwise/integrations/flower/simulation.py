@@ -26,7 +26,7 @@ QUIET = {
 }
 
 
-def run(
+def simulate(
     server: Server,
     clients: Mapping[str, Client],
     rounds: int,
