@@ -4,20 +4,18 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fashion.task import method, name_of, network
+from fashion.task import images_of, method, name_of, network
 from rankwise.federated import RoundRecord, Server
 from rankwise.integrations.flower import serve
-from rankwise.recipes.images import read_images
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    config = context.run_config
+    config, images = context.run_config, images_of(context)
     names = [name_of(i) for i in range(int(config["clients"]))]
-    server = Server(network(), method(context), names, quorum=int(config["quorum"]))
-    images = read_images("fashion-mnist")
+    server = Server(network(images), method(context), names, quorum=int(config["quorum"]))
 
     def watch(record: RoundRecord) -> None:
         with torch.no_grad():

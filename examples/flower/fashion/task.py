@@ -1,15 +1,25 @@
-"""What server and clients have in common: the network, the method and the names."""
+"""What server and clients have in common: the data set, the network, the method and the names."""
+
+from functools import cache
 
 from flwr.app import Context
 from torch import nn
 
 import rankwise as rw
 from rankwise.federated import FeDLRT, FullCorrection
+from rankwise.recipes.images import Images, read_images
 from rankwise.recipes.networks import mlp
 
+read = cache(read_images)
 
-def network() -> nn.Module:
-    net = mlp(classes=10, channels=1, size=28)
+
+def images_of(context: Context) -> Images:
+    return read(str(context.run_config["data"]))
+
+
+def network(images: Images) -> nn.Module:
+    channels, size, _ = images.train.shape[1:]
+    net = mlp(classes=len(images.classes), channels=channels, size=size)
     rw.factorize_(net, rank=16, init=rw.init.Random(seed=0), min_features=16)
     return net
 
