@@ -32,7 +32,8 @@ class FeDLRT(Method):
             steps, `lr * steps` is to be at most about one over the curvature of the loss.
         steps: local ones in a round, >= 1.
         rtol: the cut after a round takes away at most this share of the Frobenius norm of each
-            layer, in [0, 1).
+            layer, in [0, 1). What a round has learned is lost where it is smaller, so a start from
+            large random weights wants a smaller tolerance, and `max_rank`.
         min_rank: of every layer, >= 1.
         max_rank: of every layer; None bounds it by the shape alone.
         gradient_batches: batches for a gradient; None takes all samples of a client.
