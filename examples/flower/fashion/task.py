@@ -7,8 +7,8 @@ from torch import nn
 
 import rankwise as rw
 from rankwise.federated import FeDLRT, FullCorrection
+from rankwise.recipes import networks
 from rankwise.recipes.images import Images, read_images
-from rankwise.recipes.networks import mlp
 
 read = cache(read_images)
 
@@ -19,7 +19,8 @@ def images_of(context: Context) -> Images:
 
 def network(images: Images) -> nn.Module:
     channels, size, _ = images.train.shape[1:]
-    net = mlp(classes=len(images.classes), channels=channels, size=size)
+    classes = len(images.classes)
+    net = networks.network("mlp", classes=classes, channels=channels, size=size, seed=0)
     rw.factorize_(net, rank=16, init=rw.init.Random(seed=0), min_features=16)
     return net
 
