@@ -2,8 +2,9 @@
 
 from rankwise.cli.progress import progress
 from rankwise.cli.table import comparison
-from rankwise.recipes.federate import FIGURE, TABLE, federate, table_of
+from rankwise.recipes.federate import FIGURE, TABLE, federate
 from rankwise.recipes.federate_options import FederateOptions
+from rankwise.recipes.federate_table import table_of
 from rankwise.recipes.folder import METRICS
 from rankwise.recipes.history import Line
 
