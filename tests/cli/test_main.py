@@ -90,6 +90,22 @@ def test_a_training_that_cannot_work_is_one_line(tmp_path, capsys, monkeypatch, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_federation_prints_its_contenders_beside_each_other(tmp_path, capsys, monkeypatch):
+    (tmp_path / "network_of_many.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["federate", "--data", str(write_idx(tmp_path / "data")), "--clients", "3"]
+    arguments += ["--model", "network_of_many:build", "--rank", "3", "--rounds", "3"]
+    arguments += ["--compare", "fedavg", "none", "--batch-size", "8", "--lr", "1e30"]
+    assert main([*arguments, "--output", "out"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("FeDLRT, full", "FeDLRT, uncorrected", "FedAvg", "of the bytes of FedAvg, %"):
+        assert words in printed
+    for words in ("round 1  accuracy", "ranks 3  3 dropped", "federate.png", "round 2: client-1"):
+        assert words in printed
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(metrics["results"]) == ["full", "fedavg", "none"]
+
+
 ATTACKED = """
 from torch import nn
 def one(classes, size):

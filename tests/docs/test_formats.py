@@ -30,6 +30,19 @@ def test_every_file_is_on_the_page(folders):
             assert (f"{path.name}/" if path.is_dir() else path.name) in NAMED
 
 
+def test_every_file_and_key_of_a_federation_is_on_the_page(tmp_path):
+    arguments = ["--data", str(write_idx(tmp_path / "data")), "--clients", "2", "--rounds", "1"]
+    short = ["--local-steps", "1", "--fedavg-steps", "1", "--output", str(tmp_path / "run")]
+    assert main(["federate", *arguments, *short]) == 0
+    for path in (tmp_path / "run").rglob("*"):
+        assert (f"{path.name}/" if path.is_dir() else path.name) in NAMED
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics) | set(metrics["results"]["full"]) <= NAMED
+    assert set(json.loads((tmp_path / "run" / "clients.json").read_text())) <= NAMED
+    line = json.loads((tmp_path / "run" / "full" / "rounds.jsonl").read_text())
+    assert set(line) <= NAMED
+
+
 def test_every_key_of_results_and_history_is_on_the_page(folders):
     finetune, train = folders
     assert set(json.loads((finetune / "metrics.json").read_text())) <= NAMED
