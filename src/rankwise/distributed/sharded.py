@@ -46,8 +46,11 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 
     Ordinary tensors are taken to be the same everywhere, as gradients are after a reduction.
     """
-    largest = torch.nn.utils.get_total_norm([_local(t) for t in tensors], float("inf"))
-    meshes = {like.device_mesh for t in tensors if is_sharded(like := _any(t))}
+    # A process may have an empty part, and of nothing there is no largest.
+    parts = [part for t in tensors if (part := _local(t)).numel() > 0]
+    largest = torch.nn.utils.get_total_norm(parts, float("inf"))
+    # In the order of the parameters, for all processes have to go through them in the same one.
+    meshes = dict.fromkeys(like.device_mesh for t in tensors if is_sharded(like := _any(t)))
     if not meshes:
         return bool(largest.isfinite())
     # A maximum over processes may lose a NaN, a count does not.
