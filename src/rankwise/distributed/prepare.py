@@ -1,5 +1,7 @@
 """Make a model ready for several processes, before DDP, FSDP2 or a trainer takes it in."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -7,7 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rankwise.distributed.anchor import anchor_
 from rankwise.distributed.replicas import Replicas
-from rankwise.nn.low_rank import low_rank_layers
+from rankwise.distributed.sharded import is_sharded, tensor_parallel
+from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 
 
 def prepare(
@@ -35,7 +38,8 @@ def prepare(
 
     Raises:
         ValueError: for a model without trainable low-rank layers, factors on several devices or of
-            several types, other layers than another process has, or a model that is wrapped.
+            several types, other layers than another process has, a model that is wrapped, and
+            for factors or bases that are sharded otherwise than FSDP2 shards a base.
         TypeError: for a `dtype` that is no floating-point type.
     """
     if isinstance(model, DistributedDataParallel):
@@ -49,6 +53,7 @@ def prepare(
         raise ValueError(
             "`model` has no low-rank layer that trains; call `adapt_` or `factorize_` first"
         )
+    check_layouts(model, layers)
     factors = [p for layer in layers.values() for p in layer.factor_parameters()]
     for what, kinds in (
         ("devices", {str(p.device) for p in factors}),
@@ -69,3 +74,21 @@ def prepare(
         anchor_(model)
     replicas.start()
     return replicas
+
+
+def check_layouts(model: nn.Module, layers: Mapping[str, LowRankModule]) -> None:
+    """ValueError for factors that are sharded, and for bases that are tensor-parallel."""
+    for name, layer in layers.items():
+        if is_sharded(layer.U):
+            raise ValueError(
+                f"the factors of layer {name!r} are sharded, and a sharded tensor keeps its shape. "
+                "Write `replicas = rankwise.distributed.prepare(model)` first, and then "
+                "`fully_shard(..., ignored_params=set(replicas.factors))`, on blocks and model"
+            )
+        split = None if layer.base is None else tensor_parallel(model, layer.base)
+        if split is not None:
+            raise ValueError(
+                f"the base of layer {name!r} is tensor-parallel ({split!r} is split, and nothing "
+                "gathers it), and an adapter needs whole inputs and outputs. Use FSDP2 "
+                "(`fully_shard`), which gathers each weight for its use, or DDP"
+            )

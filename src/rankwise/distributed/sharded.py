@@ -3,12 +3,14 @@
 What is called here for a sharded tensor is a collective: every process has to call it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from rankwise.distributed.flat import carried
 
 
 def is_sharded(t: Any) -> bool:
@@ -34,11 +36,20 @@ def sharded_like(value: Tensor, target: Tensor) -> Tensor:
     return distribute_tensor(value, mesh, like.placements, src_data_rank=None)
 
 
+def shard_(states: Mapping[Tensor, dict[str, Any]]) -> None:
+    """Give the whole tensors of an optimizer's states the layout of the parameters they are of."""
+    for p, state in states.items():
+        state.update({k: sharded_like(t, p) for k, t in state.items() if isinstance(t, Tensor)})
+
+
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Frobenius norm of all entries of ordinary and sharded tensors together, 0-dim."""
-    kinds = [[t for t in tensors if is_sharded(t) is kind] for kind in (False, True)]
-    norms = [whole(torch.nn.utils.get_total_norm(kind)) for kind in kinds if kind]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+    kinds: dict[Any, list[Tensor]] = {}
+    for t in tensors:
+        kinds.setdefault(_mesh(t), []).append(t)
+    norms = [whole(torch.nn.utils.get_total_norm(kind)) for kind in kinds.values()]
+    device = norms[0].device if norms else None
+    return torch.linalg.vector_norm(torch.stack([n.to(device) for n in norms] or [torch.zeros(())]))
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
@@ -50,19 +61,40 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     parts = [part for t in tensors if (part := _local(t)).numel() > 0]
     largest = torch.nn.utils.get_total_norm(parts, float("inf"))
     # In the order of the parameters, for all processes have to go through them in the same one.
-    meshes = dict.fromkeys(like.device_mesh for t in tensors if is_sharded(like := _any(t)))
+    meshes = dict.fromkeys(mesh for t in tensors if (mesh := _mesh(t)) is not None)
     if not meshes:
         return bool(largest.isfinite())
     # A maximum over processes may lose a NaN, a count does not.
     broken = (~largest.isfinite()).float()
     for mesh in meshes:
         for group in mesh.get_all_groups():
+            broken = carried(broken, group)
             dist.all_reduce(broken, group=group)
     return not bool(broken)
 
 
-def _any(t: Any) -> Any:
-    return t
+def tensor_parallel(model: nn.Module, base: nn.Module) -> str | None:
+    """A parameter of `base` that is sharded otherwise than FSDP2 does, as tensor parallelism does.
+
+    FSDP2 gathers a weight before it is used; a tensor-parallel layer computes with its part.
+    """
+    named = [(n, p) for n, p in base.named_parameters() if is_sharded(p)]
+    if not named:
+        return None
+    from torch.distributed.fsdp import FSDPModule
+
+    holders = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    gathered = {id(p) for module in holders for p in module.parameters()}
+    for name, p in named:
+        like: Any = p
+        cuts = sum(not placement.is_replicate() for placement in like.placements)
+        if id(p) not in gathered or cuts > 1:
+            return name
+    return None
+
+
+def _mesh(t: Any) -> Any:
+    return t.device_mesh if is_sharded(t) else None
 
 
 def _local(t: Any) -> Tensor:
