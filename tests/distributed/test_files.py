@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
 from torch.optim.lr_scheduler import LinearLR
 
@@ -17,7 +18,7 @@ from processes import on_processes
 from rankwise.report import Recorder
 from rankwise.report.history import read_history
 from rankwise.report.scalars import counts
-from sharded import batch, loss_of, network, own_part, shard_, weight_error
+from sharded import Net, batch, loss_of, network, own_part, shard_, weight_error
 
 RULE = rw.Tolerance(rtol=0.2, every=3, grow=2)
 STOP, END = 5, 10
@@ -114,12 +115,26 @@ def on_two(rank, folder):
             again = made(kind)
             rw.load(again.net, folder / "fsdp2-0")
             found["loaded"] = weight_error(again.net, run.net)
+            found["adapted"] = weight_error(adapted_when_sharded(folder / "fsdp2-0"), run.net)
             with pytest.raises(ValueError, match=r"trained on another base: 1 of 6"):
                 made("another base").load(folder / "fsdp2-2.safetensors")
             with pytest.raises(ValueError, match=r"sharded over processes"):
                 rw.merge_(run.net)
     found["draws"] = drawn(rank, folder)
     return found | failing(rank, folder) | recorded(rank, folder)
+
+
+def adapted_when_sharded(file):
+    """A plain model that FSDP2 holds already, as one must that fits into no single memory."""
+    torch.manual_seed(3)
+    net = Net().double()
+    for part in (net.embedding, net.conv, *net.blocks, net):
+        fully_shard(part)
+    rw.load(net, file)
+    rw.distributed.prepare(net)
+    loss_of(net, *batch(0, ROWS)).backward()
+    assert all(p.grad is not None for p in rw.Optimizer(net, lr=0.0).param_groups[0]["params"])
+    return net
 
 
 def drawn(process, folder):
@@ -253,7 +268,7 @@ def test_each_process_has_a_random_state_of_its_own(two, four):
 def test_the_first_process_writes(folder, two):
     assert [(folder / f"fsdp2-{rank}").exists() for rank in (0, 1)] == [True, False]
     assert [(folder / f"fsdp2-lora-{rank}").exists() for rank in (0, 1)] == [True, False]
-    assert [found["loaded"] for found in two] == [0.0, 0.0]
+    assert [(found["loaded"], found["adapted"]) for found in two] == [(0.0, 0.0)] * 2
     for origin in ("ddp", "fsdp2-0"):
         plain = network()
         rw.load(plain, folder / origin)

@@ -1,5 +1,6 @@
 """FSDP2: frozen bases and dense parameters sharded, factors of changing ranks whole everywhere."""
 
+from math import prod
 
 import pytest
 import torch
@@ -23,16 +24,20 @@ def parts(net, given):
     return optimizer, LinearLR(optimizer, 1.0, 0.2, total_iters=14)
 
 
-def training(rank, world, given):
-    """Twelve steps beside a single process, which has the whole batch."""
+def training(rank, world, steps, mesh, given):
+    """Steps beside those of a single process, which has the whole batch."""
     net, reference = network(), network()
     replicas = rw.distributed.prepare(net)
-    shard_(net, replicas)
+    # On a mesh of two dimensions what is sharded in one is repeated in the other.
+    names = ("repeated", "sharded")[-len(mesh) :]
+    shard_(net, replicas, mesh=init_device_mesh("cpu", mesh, mesh_dim_names=names))
     optimizer, schedule = parts(net, given)
     alone, its_schedule = parts(reference, given)
-    norms = [abs(weight_norm(a) / weight_norm(b) - 1) for (_, a), (_, b) in _pairs(optimizer, alone)]
+    norms = [
+        abs(weight_norm(a) / weight_norm(b) - 1) for (_, a), (_, b) in _pairs(optimizer, alone)
+    ]
     errors, clips, ranks = [], [], []
-    for step in range(12):
+    for step in range(steps):
         net.checkpointing = (None, False, True)[step % 3]
         x, y = batch(step, 4 * world)
         halves = [t.tensor_split(2) for t in (own_part(x, rank, world), own_part(y, rank, world))]
@@ -65,7 +70,9 @@ def training(rank, world, given):
         "factors": [p.detach().clone() for p in replicas.factors],
         "realigned": replicas.realigned,
     }
-    return found | skipping(rank, net, optimizer) | mixed(rank, world)
+    return (
+        found | skipping(rank, net, optimizer) | mixed(rank, world) | again_and_again(rank, world)
+    )
 
 
 def _pairs(optimizer, alone):
@@ -89,8 +96,29 @@ def skipping(rank, net, optimizer):
         optimizer.step()
         optimizer.zero_grad()
         skipped.append(optimizer.skipped)
-    same = all(torch.equal(a, whole(p.detach())) for a, p in zip(before, net.parameters()))
+    same = all(
+        torch.equal(a, whole(p.detach())) for a, p in zip(before, net.parameters(), strict=True)
+    )
     return {"skipped": skipped, "taken": optimizer.steps - taken, "kept": same}
+
+
+def again_and_again(rank, world):
+    """An integrator that asks for the gradient at several points of a step."""
+    net, reference = network(), network()
+    shard_(net, rw.distributed.prepare(net))
+    for model, part in ((net, lambda t: own_part(t, rank, world)), (reference, lambda t: t)):
+        optimizer = rw.Optimizer(
+            model, rule=rw.SGD(), integrator=rw.integrators.ProjectorSplitting(), rank_rule=RULE
+        )
+
+        def closure(step, model=model, part=part):
+            loss = loss_of(model, *map(part, batch(step, 2 * world)))
+            loss.backward()
+            return loss
+
+        for step in range(3):
+            optimizer.step(lambda step=step: closure(step))
+    return {"several points": weight_error(net, reference)}
 
 
 def mixed(rank, world):
@@ -109,15 +137,16 @@ def mixed(rank, world):
 
 
 @pytest.mark.parametrize(
-    ("world", "given"),
-    [(2, {"lr": 0.05, "weight_decay": 0.01}), (4, {"control": rw.RateFree()})],
-    ids=["2", "4, without a rate"],
+    ("steps", "mesh", "given"),
+    [(12, (2,), {"lr": 0.05, "weight_decay": 0.01}), (7, (2, 2), {"control": rw.RateFree()})],
+    ids=["2", "2 x 2, without a rate"],
 )
-def test_fsdp2_trains_as_a_single_process_does(world, given):
-    found = on_processes(world, training, world, given)
+def test_fsdp2_trains_as_a_single_process_does(steps, mesh, given):
+    world = prod(mesh)
+    found = on_processes(world, training, world, steps, mesh, given)
     for of in found:
         assert of["gradients"] < 1e-12 and of["clipped"] < 1e-12 and of["norms"] < 1e-14
-        assert of["weights"] < 1e-12
+        assert of["weights"] < 1e-12 and of["several points"] < 1e-12
         assert of["ranks"] == found[0]["ranks"] and len(set(of["ranks"])) > 2
         assert all(map(torch.equal, of["factors"], found[0]["factors"])) and of["realigned"] == 0
         assert {"head.weight", "blocks.0.norm.bias", "embedding.base.weight"} < of["sharded"]

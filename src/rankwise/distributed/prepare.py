@@ -24,9 +24,13 @@ def prepare(
     From now on the factors are rankwise's own business: they start equal on all processes, their
     gradients are averaged in one message at the end of each backward pass, and ranks are agreed
     on. Then wrap `model` in DistributedDataParallel, or hand it to accelerate, to
-    `transformers.Trainer` under torchrun or to Lightning with `strategy="ddp"`. For FSDP2 write
-    `fully_shard(block, ignored_params=set(replicas.factors))`. Without a wrapper it works too, if
-    nothing but factors trains. On a single process it changes nothing, so a script runs either way.
+    `transformers.Trainer` under torchrun or to Lightning with `strategy="ddp"`. Without a wrapper
+    it works too, if nothing but factors trains. On a single process it changes nothing, so a script
+    runs either way.
+
+    For FSDP2 write `fully_shard(part, ignored_params=set(replicas.factors))`, of the blocks and of
+    the whole, and make the optimizer afterwards. A model that FSDP2 holds already is adapted first
+    and prepared then.
 
     Args:
         model: with trainable low-rank layers; the very module that is wrapped.
@@ -85,10 +89,11 @@ def check_layouts(model: nn.Module, layers: Mapping[str, LowRankModule]) -> None
                 "Write `replicas = rankwise.distributed.prepare(model)` first, and then "
                 "`fully_shard(..., ignored_params=set(replicas.factors))`, on blocks and model"
             )
-        split = None if layer.base is None else tensor_parallel(model, layer.base)
-        if split is not None:
-            raise ValueError(
-                f"the base of layer {name!r} is tensor-parallel ({split!r} is split, and nothing "
-                "gathers it), and an adapter needs whole inputs and outputs. Use FSDP2 "
-                "(`fully_shard`), which gathers each weight for its use, or DDP"
-            )
+    bases = {name: layer.base for name, layer in layers.items() if layer.base is not None}
+    split = tensor_parallel(model, bases)
+    if split is not None:
+        raise ValueError(
+            f"the base of layer {split[0]!r} is tensor-parallel ({split[1]!r} is split, and nothing "
+            "gathers it), and an adapter needs whole inputs and outputs. Use FSDP2 "
+            "(`fully_shard`), which gathers each weight for its use, or DDP"
+        )

@@ -91,7 +91,7 @@ class Replicas:
         return self._wrapper is not None and self._wrapper() is not None
 
     def gathered(self, value: Any) -> list[Any]:
-        """The `value` of every process, on every process: numbers, tensors on the CPU and the like."""
+        """What every process has as `value`, on all of them; tensors in it are on the CPU."""
         values = [value] * self.processes
         if self._together():
             dist.all_gather_object(values, value, group=self._group)

@@ -73,23 +73,24 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     return not bool(broken)
 
 
-def tensor_parallel(model: nn.Module, base: nn.Module) -> str | None:
-    """A parameter of `base` that is sharded otherwise than FSDP2 does, as tensor parallelism does.
+def tensor_parallel(model: nn.Module, parts: Mapping[str, nn.Module]) -> tuple[str, str] | None:
+    """Of the first of `parts` of `model` that is sharded, but not by FSDP2: name and parameter.
 
-    FSDP2 gathers a weight before it is used; a tensor-parallel layer computes with its part.
+    FSDP2 gathers a weight before it is used; a tensor-parallel layer computes with its own part.
     """
-    named = [(n, p) for n, p in base.named_parameters() if is_sharded(p)]
-    if not named:
+    held = [(name, n, p) for name, part in parts.items() for n, p in part.named_parameters()]
+    sharded = [(name, n, p) for name, n, p in held if is_sharded(p)]
+    if not sharded:
         return None
     from torch.distributed.fsdp import FSDPModule
 
     holders = [module for module in model.modules() if isinstance(module, FSDPModule)]
     gathered = {id(p) for module in holders for p in module.parameters()}
-    for name, p in named:
+    for name, n, p in sharded:
         like: Any = p
         cuts = sum(not placement.is_replicate() for placement in like.placements)
         if id(p) not in gathered or cuts > 1:
-            return name
+            return name, n
     return None
 
 

@@ -110,7 +110,7 @@ class RankwiseCallback(TrainerCallback):
         if control.should_training_stop:
             self._finish(state)
         model = given["model"]
-        # `save` of a prepared model gathers what is sharded, on all processes, and the first writes.
+        # Of a prepared model all processes gather what is sharded, and the first one writes.
         mine = state.is_world_process_zero or replicas_in(model) is not None
         if mine and low_rank_layers(model):
             save(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")
