@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -15,13 +16,14 @@ from torch.optim.lr_scheduler import LinearLR
 
 import rankwise as rw
 from processes import on_processes
+from rankwise.io.plain import save_plain
 from rankwise.report import Recorder
 from rankwise.report.history import read_history
 from rankwise.report.scalars import counts
 from sharded import Net, batch, loss_of, network, own_part, shard_, weight_error
 
 RULE = rw.Tolerance(rtol=0.2, every=3, grow=2)
-STOP, END = 5, 10
+STOP, END = 5, 8
 ROWS = 8
 
 
@@ -120,6 +122,8 @@ def on_two(rank, folder):
                 made("another base").load(folder / "fsdp2-2.safetensors")
             with pytest.raises(ValueError, match=r"sharded over processes"):
                 rw.merge_(run.net)
+            with pytest.raises(ValueError, match=r"'0.weight' is sharded.*`rankwise.save`"):
+                save_plain(fully_shard(nn.Sequential(nn.Linear(4, 4))), folder / f"plain-{rank}")
     found["draws"] = drawn(rank, folder)
     return found | failing(rank, folder) | recorded(rank, folder)
 
@@ -241,12 +245,17 @@ def test_resume_on_a_single_process(file, alone, four, folder):
     close(run.go(step, END), alone)
 
 
+def header(path):
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["rankwise"])
+
+
 def test_the_file_is_that_of_a_single_process_and_more_random_states(folder, two):
     contents = {}
     for name in ("alone-1", "ddp-2", "fsdp2-2"):
         with safe_open(folder / f"{name}.safetensors", "pt") as file:
-            content = json.loads(file.metadata()["rankwise"])
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}
+        content = header(folder / f"{name}.safetensors")
         states = dict(map(tuple, content["tree"]["random"]["dict"]))
         others = states.pop("others", {"list": []})["list"]
         contents[name] = content, states.keys(), len(others), shapes
@@ -257,6 +266,17 @@ def test_the_file_is_that_of_a_single_process_and_more_random_states(folder, two
         assert content["model"] == first[0]["model"] and content["types"] == first[0]["types"]
         assert len(shapes) == len(first[3]) + 1
         assert {k: n for k, n in shapes.items() if k in first[3]} == first[3]
+
+
+def test_prepared_on_a_single_process_it_is_the_same_file(folder, alone):
+    run = made("alone")
+    rw.distributed.prepare(run.net)
+    run.go(0, STOP)
+    run.save(folder / "prepared.safetensors", STOP)
+    one, other = (folder / f"{name}.safetensors" for name in ("prepared", "alone-1"))
+    assert header(one) == header(other)
+    one, other = load_file(one), load_file(other)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_each_process_has_a_random_state_of_its_own(two, four):

@@ -6,6 +6,7 @@ from torch.autograd import Variable
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.optim.adamw import adamw
 from torch.utils.checkpoint import checkpoint
 
 from processes import on_processes
@@ -53,7 +54,15 @@ def in_fsdp2(rank):
     net(torch.ones(2, 3).double()).sum().backward()
     sharded = net[0].weight
     back = sharded_like(weight, sharded)
+    try:
+        _many_at_once([kept, sharded])
+        mixed = ""
+    except RuntimeError as error:
+        mixed = str(error)
+    for one in (kept, sharded):
+        _many_at_once([one])
     return {
+        "mixed": mixed,
         "sharded": [is_sharded(t) for t in (sharded, sharded.grad, back, kept, kept.grad, weight)],
         "type": type(sharded.data) is type(sharded) and type(sharded) is not nn.Parameter,
         "part": torch.equal(back.to_local(), sharded.to_local()),
@@ -63,6 +72,20 @@ def in_fsdp2(rank):
         "class": [type(net[1]).__name__, type(net[1]).__mro__[1] is FSDPModule],
         "own": own_class(net[1]) is nn.Linear and own_class(nn.Linear) is type,
     }
+
+
+def _many_at_once(parameters):
+    """AdamW as torch computes it on a GPU; nothing changes at a rate of 0."""
+    with torch.no_grad():
+        adamw(
+            parameters,
+            [p.grad for p in parameters],
+            *([torch.zeros_like(p) for p in parameters] for _ in range(2)),
+            [],
+            [torch.tensor(0.0) for _ in parameters],
+            foreach=True, amsgrad=False, beta1=0.9, beta2=0.99, lr=0.0, weight_decay=0.0, eps=1e-8,
+            maximize=False,
+        )  # fmt: skip
 
 
 def test_ddp_and_fsdp2():
@@ -96,6 +119,10 @@ def test_ddp_and_fsdp2():
         assert found["inside"] == [nn.Parameter], (
             "weights are no plain parameters inside of FSDP2's forward pass: low-rank layers would "
             "not take the fused product"
+        )
+        assert "mixed torch.Tensor and DTensor" in found["mixed"], (
+            "AdamW on many tensors at once takes whole and sharded ones together: "
+            "`rankwise.optim.dense` need not split them"
         )
         assert found["kept"], "FSDP2 replaces a parameter of `ignored_params`: factors must stay"
         assert found["class"] == ["FSDPLinear", True] and found["own"], (

@@ -93,7 +93,7 @@ def check_layouts(model: nn.Module, layers: Mapping[str, LowRankModule]) -> None
     split = tensor_parallel(model, bases)
     if split is not None:
         raise ValueError(
-            f"the base of layer {split[0]!r} is tensor-parallel ({split[1]!r} is split, and nothing "
-            "gathers it), and an adapter needs whole inputs and outputs. Use FSDP2 "
+            f"the base of layer {split[0]!r} is tensor-parallel ({split[1]!r} is split, and "
+            "nothing gathers it), and an adapter needs whole inputs and outputs. Use FSDP2 "
             "(`fully_shard`), which gathers each weight for its use, or DDP"
         )

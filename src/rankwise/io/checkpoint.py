@@ -21,7 +21,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     On several processes, after `rankwise.distributed.prepare`, the first one writes. With DDP it is
     enough that the first one calls this. What FSDP2 has sharded has to be gathered first: then call
     it on all processes. The others do not wait for the file; have a `torch.distributed.barrier()`
-    between if they read it.
+    between if they read it. Running statistics are the first one's.
 
     Args:
         model: with low-rank layers; merged or not, the factors are saved.

@@ -310,7 +310,10 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
-        """`sqrt(sum ||P(W) G||^2 + sum ||dense gradients||^2)`, zero at a stationary point."""
+        """`sqrt(sum ||P(W) G||^2 + sum ||dense gradients||^2)`, zero at a stationary point.
+
+        With sharded parameters, a sum over all processes: each of them has to ask.
+        """
         layers = [layer for name, layer in self.layers if has_gradient(name, layer)]
         squares = [layer.tangent_gradient().squared_norm() for layer in layers]
         factors = self._factors()
