@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +26,19 @@ def on_processes(count: int, scene: Callable[..., Any], *args: Any) -> list[Any]
         processes = [context.Process(target=_run, args=(rank, *run)) for rank in range(count)]
         for process in processes:
             process.start()
-        for process in processes:
-            process.join(LIMIT)
+        end = time.monotonic() + LIMIT
+        # Where one process has failed, the others wait for it without end.
+        while time.monotonic() < end and any(p.is_alive() for p in processes):
+            if any(p.exitcode for p in processes):
+                end = min(end, time.monotonic() + 1.0)
+            time.sleep(0.01)
         hung = [process for process in processes if process.is_alive()]
         for process in hung:
             process.kill()
         errors = [p.read_text() for p in sorted(Path(folder).glob("error-*"))]
         assert not errors, "\n".join(errors)
         assert not hung, f"{len(hung)} processes hang"
+        assert not any(p.exitcode for p in processes), [p.exitcode for p in processes]
         results = [Path(folder) / f"result-{rank}" for rank in range(count)]
         return [torch.load(result, weights_only=False) for result in results]
 

@@ -202,9 +202,9 @@ class Replicas:
             return
         factors = self.factors
         absent = [p.grad is None for p in factors]
-        present = torch.tensor(
-            [not none for none in absent], dtype=torch.get_default_dtype(), device=factors[0].device
-        )
+        present = torch.ones(len(factors), device=factors[0].device)
+        if any(absent):
+            present.copy_(torch.tensor(absent).logical_not())
         slots = [torch.zeros_like(p) if p.grad is None else p.grad for p in factors]
         flat = carried(flatten([*slots, present], self._dtype), self._group)
         dist.all_reduce(flat, group=self._group)
