@@ -82,10 +82,6 @@ def loss_of(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return (net(x).to(y.dtype) - y).square().mean()
 
 
-def own_part(t: Tensor, rank: int, world: int) -> Tensor:
-    return t.tensor_split(world)[rank]
-
-
 def gradient_error(net: nn.Module, reference: nn.Module) -> float:
     """Largest relative error of a gradient; both have the same parameters."""
     errors = [0.0]

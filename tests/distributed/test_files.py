@@ -20,9 +20,9 @@ from rankwise.io.plain import save_plain
 from rankwise.report import Recorder
 from rankwise.report.history import read_history
 from rankwise.report.scalars import counts
-from sharded import Net, batch, loss_of, network, own_part, shard_, weight_error
+from scenes import RULE, part
+from sharded import Net, batch, loss_of, network, shard_, weight_error
 
-RULE = rw.Tolerance(rtol=0.2, every=3, grow=2)
 STOP, END = 5, 8
 ROWS = 8
 
@@ -48,7 +48,7 @@ class Run(NamedTuple):
         """Losses of the whole batch in steps `first` to `last`."""
         losses = []
         for step in range(first, last):
-            x, y = (own_part(t, rank, world) for t in batch(step, ROWS))
+            x, y = (part(rank, world, t) for t in batch(step, ROWS))
             self.optimizer.zero_grad()
             loss = loss_of(self.call, x, y)
             loss.backward()
@@ -132,8 +132,8 @@ def adapted_when_sharded(file):
     """A plain model that FSDP2 holds already, as one must that fits into no single memory."""
     torch.manual_seed(3)
     net = Net().double()
-    for part in (net.embedding, net.conv, *net.blocks, net):
-        fully_shard(part)
+    for module in (net.embedding, net.conv, *net.blocks, net):
+        fully_shard(module)
     rw.load(net, file)
     rw.distributed.prepare(net)
     loss_of(net, *batch(0, ROWS)).backward()

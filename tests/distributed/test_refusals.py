@@ -1,4 +1,4 @@
-"""What is not supported on several processes, and what the error says to do instead."""
+"""What is not supported beside DDP, and what the error says to do instead."""
 
 import re
 
@@ -8,12 +8,9 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
-from torch.nn.parallel import DistributedDataParallel as DDP
 
 import rankwise as rw
 from processes import on_processes
-from rankwise.numerics.factors import Factors
-from rankwise.surgery.adapter import adapter_for
 from sharded import batch, loss_of, network, shard_
 
 
@@ -83,46 +80,6 @@ def deepspeed():
     DeepSpeedEngine(net)
 
 
-def ddp_without_prepare():
-    DDP(network())
-
-
-def prepare_after_ddp():
-    net = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 2))
-    ddp = DDP(net)
-    rw.adapt_(net, select="0")
-    rw.distributed.prepare(ddp)
-
-
-def prepare_of_a_part():
-    net = network()
-    rw.distributed.prepare(net.blocks)
-    DDP(net)
-
-
-def prepare_of_a_part_that_has_all_layers():
-    net = nn.ModuleDict({"encoder": network()})
-    rw.distributed.prepare(net["encoder"])
-    DDP(net)
-
-
-def layer_made_afterwards():
-    net = network()
-    rw.distributed.prepare(net)
-    U, V = (torch.eye(n, 2, dtype=torch.float64) for n in (3, 10))
-    net.head = adapter_for(net.head, Factors(U, torch.zeros(2, 2, dtype=torch.float64), V), 1.0)
-    step(net, rw.Optimizer(net))
-
-
-def integrator_of_inputs():
-    net = network()
-    rw.distributed.prepare(net)
-    net.head.requires_grad_(False)
-    for block in net.blocks:
-        block.norm.requires_grad_(False)
-    step(net, rw.Optimizer(net, integrator=rw.integrators.AugmentedBUG()))
-
-
 def tensor_parallel():
     net = network()
     mesh = init_device_mesh("cpu", (2,))
@@ -140,12 +97,6 @@ REFUSALS = {
     not_wrapped: r"'blocks.0.norm.weight' trains.* DDP .*\(nor 5 more\).*DistributedDataParallel",
     fsdp1: r"FullyShardedDataParallel keeps .* of a fixed size.*FSDP2 \(`fully_shard`\)",
     deepspeed: r"DeepSpeedEngine keeps .* of a fixed size.*DistributedDataParallel or FSDP2",
-    ddp_without_prepare: r"silently wrong once a rank changes.*prepare\(model\)` before",
-    prepare_after_ddp: r"call `prepare\(model\)` before the model is wrapped in DDP",
-    prepare_of_a_part: r"prepare\(model\)` before the model is wrapped",
-    prepare_of_a_part_that_has_all_layers: r"called for a part of it.*with the module that is",
-    layer_made_afterwards: r"layer 'head' was made after `rankwise.distributed.prepare\(model\)`",
-    integrator_of_inputs: r"AugmentedBUG keeps each layer's inputs.*ParallelBUG, the default",
     tensor_parallel: r"base of layer 'blocks.0.a' is tensor-parallel \('weight'.*FSDP2",
 }
 

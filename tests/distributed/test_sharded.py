@@ -14,9 +14,8 @@ from processes import on_processes
 from rankwise.distributed.sharded import all_finite, is_sharded, sharded_like, total_norm, whole
 from rankwise.nn.base import own_class
 from rankwise.optim.step_control import weight_norm
-from sharded import batch, gradient_error, loss_of, network, own_part, shard_, weight_error
-
-RULE = rw.Tolerance(rtol=0.2, every=3, grow=2)
+from scenes import RULE, part
+from sharded import batch, gradient_error, loss_of, network, shard_, weight_error
 
 
 def parts(net, given):
@@ -40,7 +39,7 @@ def training(rank, world, steps, mesh, given):
     for step in range(steps):
         net.checkpointing = (None, False, True)[step % 3]
         x, y = batch(step, 4 * world)
-        halves = [t.tensor_split(2) for t in (own_part(x, rank, world), own_part(y, rank, world))]
+        halves = [t.tensor_split(2) for t in (part(rank, world, x), part(rank, world, y))]
         # The first half of each part is accumulated: sent at once, or with the second half.
         held = step % 2 == 1
         net.set_requires_gradient_sync(not held)
@@ -55,8 +54,8 @@ def training(rank, world, steps, mesh, given):
         errors.append(gradient_error(net, reference))
         norm, its_norm = optimizer.clip_gradient_(0.3), alone.clip_gradient_(0.3)
         clips.append(max(abs(float(norm / its_norm) - 1), gradient_error(net, reference)))
-        for part in (optimizer, alone, schedule, its_schedule):
-            part.step()
+        for stepped in (optimizer, alone, schedule, its_schedule):
+            stepped.step()
         optimizer.zero_grad()
         alone.zero_grad()
         ranks.append(tuple(layer.rank for _, layer in optimizer.layers))
@@ -106,13 +105,14 @@ def again_and_again(rank, world):
     """An integrator that asks for the gradient at several points of a step."""
     net, reference = network(), network()
     shard_(net, rw.distributed.prepare(net))
-    for model, part in ((net, lambda t: own_part(t, rank, world)), (reference, lambda t: t)):
+    for model, size in ((net, world), (reference, 1)):
         optimizer = rw.Optimizer(
             model, rule=rw.SGD(), integrator=rw.integrators.ProjectorSplitting(), rank_rule=RULE
         )
 
-        def closure(step, model=model, part=part):
-            loss = loss_of(model, *map(part, batch(step, 2 * world)))
+        def closure(step, model=model, size=size):
+            whole_batch = batch(step, 2 * world)
+            loss = loss_of(model, *(part(rank % size, size, t) for t in whole_batch))
             loss.backward()
             return loss
 
@@ -165,7 +165,7 @@ def in_bfloat16(rank):
     error, losses = 0.0, []
     for step in range(8):
         x, y = batch(step % 2, 8, torch.float32)
-        loss = loss_of(net, own_part(x, rank, 2), own_part(y, rank, 2))
+        loss = loss_of(net, part(rank, 2, x), part(rank, 2, y))
         loss.backward()
         if step == 0:
             loss_of(reference, x, y).backward()

@@ -179,10 +179,10 @@ class Optimizer(torch.optim.Optimizer):
         With an integrator that runs the model again, `closure` is called at every point; it returns
         the loss after `backward()`, and gradients are cleared before each call.
         """
-        if self.steps == 0:
-            check_parameters(self._model, self.layers, self.param_groups)
         integrator = self.integrator.at(self.steps + 1)
         check_whole_gradient(replicas_of(self.layers), integrator)
+        if self.steps == 0:
+            check_parameters(self._model, self.layers, self.param_groups)
         if not integrator.same_matrix:
             check_closure(self.integrator, closure, self._gradients())
             check_deterministic(self._model)
