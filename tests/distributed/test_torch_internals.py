@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from processes import on_processes
 from rankwise.distributed.sharded import is_sharded, sharded_like, whole
-from rankwise.nn.base import own_class
+from rankwise.nn.base import is_transposed, own_class
 
 
 def in_ddp(rank):
@@ -44,6 +44,15 @@ def in_ddp(rank):
     }
 
 
+class Conv1D(nn.Module):
+    """As that of transformers, a weight of (in, out)."""
+
+    def __init__(self):
+        super().__init__()
+        self.nx, self.nf = 3, 2
+        self.weight = nn.Parameter(torch.ones(3, 2))
+
+
 def in_fsdp2(rank):
     net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)).double()
     kept, weight = net[1].weight, net[0].weight.detach().clone()
@@ -71,6 +80,7 @@ def in_fsdp2(rank):
         "kept": net[1].weight is kept,
         "class": [type(net[1]).__name__, type(net[1]).__mro__[1] is FSDPModule],
         "own": own_class(net[1]) is nn.Linear and own_class(nn.Linear) is type,
+        "transposed": is_transposed(fully_shard(Conv1D())),
     }
 
 
@@ -125,7 +135,7 @@ def test_ddp_and_fsdp2():
             "`rankwise.optim.dense` need not split them"
         )
         assert found["kept"], "FSDP2 replaces a parameter of `ignored_params`: factors must stay"
-        assert found["class"] == ["FSDPLinear", True] and found["own"], (
+        assert found["class"] == ["FSDPLinear", True] and found["own"] and found["transposed"], (
             "FSDP2 names or places its class otherwise: `rankwise.nn.base.own_class` would not "
             "find what a base is"
         )

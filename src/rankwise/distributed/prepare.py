@@ -29,8 +29,8 @@ def prepare(
     runs either way.
 
     For FSDP2 write `fully_shard(part, ignored_params=set(replicas.factors))`, of the blocks and of
-    the whole, and make the optimizer afterwards. A model that FSDP2 holds already is adapted first
-    and prepared then.
+    the whole, and make the optimizer afterwards. Have the model on its device before, for FSDP2
+    moves only what it shards. A model that FSDP2 holds already is adapted first and prepared then.
 
     Args:
         model: with trainable low-rank layers; the very module that is wrapped.

@@ -115,7 +115,8 @@ class Replicas:
     def no_sync(self) -> Iterator[None]:
         """Backward passes in here send nothing, as in DDP's `no_sync`, which has this effect too.
 
-        For accumulation: the mean of sums is sent with the last backward pass, outside.
+        For accumulation: the mean of sums is sent with the last backward pass, outside. FSDP2 has
+        its own `set_requires_gradient_sync`, for what it shards.
         """
         self._held = True
         try:
