@@ -70,8 +70,9 @@ def low_rank(draw: torch.Generator, m: int, n: int, rank: int, size: float = 1.0
 
 
 def dense(m: int, n: int) -> nn.Linear:
+    """Without bias; starts at an identity, cut or padded."""
     layer = nn.Linear(n, m, bias=False, dtype=torch.float64)
-    nn.init.zeros_(layer.weight)
+    nn.init.eye_(layer.weight)
     return layer
 
 

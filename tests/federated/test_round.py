@@ -204,6 +204,17 @@ def test_late_answers_change_nothing_and_are_recorded(scene):
     assert second.up > first.up
 
 
+def test_an_answer_counts_although_it_was_given_up(scene):
+    server, clients = scene()
+    failed = [Failure("client 2", "timed out")]
+    record = complete(server, clients, lambda now, r: [*failed, *r] if now == "train" else r)
+    reason = "answered after all, but was given up: timed out"
+    assert record.events == (("client 2", "train", "late", reason),)
+    plain, others = scene()
+    complete(plain, others)
+    assert bits(server.state) == bits(plain.state)
+
+
 def test_copies_of_an_answer_count_once_and_contradictions_not_at_all(scene):
     server, clients = scene()
     assert complete(server, clients, lambda _, r: [*r, *r]).events == ()

@@ -11,7 +11,7 @@ class Event(NamedTuple):
     phase: str
     """Of the round when it happened."""
     kind: str
-    """"dropped", "late" or "refused"."""
+    """"dropped" (no answer), "late" (came when it was no more expected) or "refused"."""
     reason: str
 
     def __str__(self) -> str:

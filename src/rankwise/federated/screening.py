@@ -51,6 +51,10 @@ def screened(question: Question, messages: Sequence[Any]) -> tuple[dict[str, Rep
             replies[message.client].append(message)
         else:
             failures[message.client] = str(message.reason)
+    for client in failures:
+        if replies[client]:
+            told = f"answered after all, but was given up: {failures[client]}"
+            events.append(question.event(client, "late", told))
     sound: dict[str, Reply] = {}
     for client, came in replies.items():
         reason = _flaw(question, came) if came else None

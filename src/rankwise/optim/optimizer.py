@@ -181,7 +181,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         integrator = self.integrator.at(self.steps + 1)
         check_whole_gradient(replicas_of(self.layers), integrator)
-        if self.steps == 0:
+        if not self._versions:
             check_parameters(self._model, self.layers, self.param_groups)
         if not integrator.same_matrix:
             check_closure(self.integrator, closure, self._gradients())
