@@ -136,6 +136,8 @@ def mixed(rank, world):
     return {"norm": abs(norm), "finite": finite, "empty": tensors[1].to_local().numel()}
 
 
+# The reference trains alone, on purpose.
+@pytest.mark.filterwarnings(r"ignore:\d processes run, and")
 @pytest.mark.parametrize(
     ("steps", "mesh", "given"),
     [(12, (2,), {"lr": 0.05, "weight_decay": 0.01}), (7, (2, 2), {"control": rw.RateFree()})],
