@@ -35,7 +35,8 @@ class FeDLRT(Method):
             layer, in [0, 1). What a round has learned is lost where it is smaller, so a start from
             large random weights wants a smaller tolerance, and `max_rank`.
         min_rank: of every layer, >= 1.
-        max_rank: of every layer; None bounds it by the shape alone.
+        max_rank: of every layer; None bounds it by the shape alone. Bases turn once in a round, so
+            that a network trained from scratch in few rounds wants room.
         gradient_batches: batches for a gradient; None takes all samples of a client.
         direction_dtype: in which the new directions of the bases travel, such as `torch.bfloat16`;
             None for the type of the factors. Their rounding turns the new directions a little and
