@@ -95,7 +95,7 @@ class Round:
 
     def _combine(self, answers: dict[str, Arrays]) -> None:
         mean = weighted_mean(answers, self._samples)
-        news = self._phases[self._index].combine(self._outline, self._known, mean)
+        news = self._phases[self._index].combine(self._outline, self._known, mean, self.number)
         self._index += 1
         if self._index == len(self._phases):
             self.request, self.state = None, news

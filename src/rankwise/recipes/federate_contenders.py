@@ -2,8 +2,10 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from rankwise.federated import (
@@ -11,17 +13,31 @@ from rankwise.federated import (
     FedAvg,
     FeDLRT,
     FullCorrection,
+    MeanStep,
     NoCorrection,
     SimplifiedCorrection,
+    SpectralStep,
 )
 from rankwise.federated.correction import Correction
 from rankwise.federated.phase import Method
+from rankwise.federated.server_step import ServerStep
 from rankwise.recipes.federate_options import FederateOptions
 from rankwise.recipes.images import Images
 from rankwise.recipes.low_rank_start import FEWEST
 from rankwise.recipes.networks import BUILT_IN, network
 from rankwise.surgery.factorize import factorize_
 from rankwise.surgery.init import Random
+
+
+@dataclass(frozen=True)
+class HalfThenDown:
+    """`lr` in the first half of the rounds, then linearly towards zero."""
+
+    lr: float
+    rounds: int
+
+    def __call__(self, round: int) -> float:
+        return self.lr * min(1.0, 2 * (self.rounds - round) / self.rounds)
 
 
 class Contender(NamedTuple):
@@ -36,19 +52,28 @@ def corrected_by(correction: Correction) -> Callable[[FederateOptions], Method]:
     """FeDLRT with this correction, as asked otherwise."""
     return lambda options: FeDLRT(
         correction=correction,
-        lr=options.lr,
+        lr=HalfThenDown(options.lr, options.rounds),
         steps=options.local_steps,
         rtol=options.tolerance,
         max_rank=options.max_rank,
+        gradient_batches=options.gradient_batches,
+        direction_dtype=getattr(torch, options.directions),
+        server_step=server_step(options),
     )
 
 
+def server_step(options: FederateOptions) -> ServerStep:
+    if options.server_lr == 0:
+        return MeanStep()
+    return SpectralStep(HalfThenDown(options.server_lr, options.rounds))
+
+
 def fedavg(options: FederateOptions) -> Method:
-    return FedAvg(lr=options.fedavg_lr, steps=options.fedavg_steps)
+    return FedAvg(lr=HalfThenDown(options.fedavg_lr, options.rounds), steps=options.fedavg_steps)
 
 
 def factor_average(options: FederateOptions) -> Method:
-    return FactorAverage(lr=options.lr, steps=options.local_steps)
+    return FactorAverage(lr=HalfThenDown(options.lr, options.rounds), steps=options.local_steps)
 
 
 CONTENDERS = {

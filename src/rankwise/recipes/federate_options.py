@@ -31,22 +31,28 @@ class FederateOptions:
     """Against the drift of clients: none, simplified (no further exchange), full (one more)."""
     compare: tuple[str, ...] = ("fedavg",)
     """Trained beside it: fedavg, factor-average (naive), none, simplified, full; may be empty."""
-    rounds: int = 60
+    rounds: int = 40
     """Times that the server asks the clients."""
     local_steps: int = 10
     """Steps of a client in a round."""
-    lr: float = 0.1
-    """Learning rate of plain gradient descent on the cores, and on what is dense."""
+    lr: float = 0.03
+    """Learning rate of clients in low rank, constant for half of the rounds, then down to zero."""
+    server_lr: float = 0.25
+    """Of FeDLRT: length of the server's spectral step over the norm of a core; 0 for the mean."""
     fedavg_steps: int = 40
     """Local steps of FedAvg."""
     fedavg_lr: float = 0.2
-    """Learning rate of FedAvg."""
-    rank: int = 16
+    """Learning rate of FedAvg, with the same course."""
+    rank: int = 20
     """Of every layer at the start; factor averaging keeps it."""
-    max_rank: int | None = 16
+    max_rank: int | None = 20
     """Of every layer."""
     tolerance: float = 0.01
     """Each layer keeps directions above this part of its own norm, after every round."""
+    gradient_batches: int | None = 20
+    """Batches of each gradient that FeDLRT asks for beside the steps; fewer where data end."""
+    directions: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type in which FeDLRT sends the directions by which bases grow."""
     batch_size: int = 64
     """Images in a local step."""
     participation: float = 1.0
@@ -68,13 +74,15 @@ class FederateOptions:
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        counts = ("clients", "rounds", "local_steps", "fedavg_steps", "rank", "max_rank")
-        for name in (*counts, "batch_size", "save_every", "threads"):
+        lengths = ("rounds", "local_steps", "fedavg_steps", "gradient_batches", "save_every")
+        for name in (*lengths, "clients", "rank", "max_rank", "batch_size", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         for name in ("lr", "fedavg_lr"):
             rate = getattr(self, name)
             require(0 < rate < float("inf"), name, "must be finite and positive", rate)
+        length = self.server_lr
+        require(0 <= length < float("inf"), "server_lr", "must be finite and not negative", length)
         fit = LEAST_ALPHA <= self.alpha < float("inf")
         require(fit, "alpha", f"must be finite and at least {LEAST_ALPHA}", self.alpha)
         rtol, share = self.tolerance, self.participation
