@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -76,16 +77,14 @@ def in_process() -> Engine:
 
 
 def flower() -> Engine:
-    """Flower's simulation.
+    """Flower's simulation: clients in processes of their own.
 
     Raises ImportError, naming the extra, where Flower is not installed.
     """
-    try:
-        from rankwise.integrations.flower import simulate
-    except ImportError as error:
-        raise ImportError(
-            f'--engine flower needs Flower: pip install "rankwise[federated]" ({error})'
-        ) from error
+    # Before the import, which reads it: nothing is told to Flower's makers.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    from rankwise.integrations.flower import simulate
+
     return simulate
 
 
