@@ -40,6 +40,7 @@ def in_ddp(rank):
         "left": net[1].weight.grad.item(),
         "seen": seen,
         "sync": sync,
+        "join": ddp._join_config.enable,
         **in_fsdp2(rank),
     }
 
@@ -117,6 +118,9 @@ def test_ddp_and_fsdp2():
         assert found["sync"] == [True, False], (
             "DDP.require_backward_grad_sync is gone: under `ddp.no_sync()` factors would be sent "
             "with every backward pass"
+        )
+        assert found["join"] is False, (
+            "DDP._join_config.enable is gone: factors would hang in `ddp.join()` without a word"
         )
         assert found["sharded"] == [True, True, True, False, False, False] and found["type"], (
             "a DTensor is no longer known by `full_tensor` and `placements`: "
