@@ -51,9 +51,12 @@ FEDERATED = {
     "Event": "client phase kind reason",
     "FactorAverage": "lr steps",
     "Failure": "client reason",
-    "FeDLRT": ("correction lr steps rtol min_rank max_rank gradient_batches direction_dtype"),
+    "FeDLRT": (
+        "correction lr steps rtol min_rank max_rank gradient_batches direction_dtype server_step"
+    ),
     "FedAvg": "lr steps",
     "FullCorrection": "",
+    "MeanStep": "",
     "NoCorrection": "",
     "Reply": "client round phase samples arrays",
     "Request": "round phase arrays",
@@ -61,8 +64,14 @@ FEDERATED = {
     "Samples": "tensors batch_size seed",
     "Server": "model method clients participation quorum bounds seed",
     "SimplifiedCorrection": "",
+    "SpectralStep": "lr",
     "run": "server clients rounds watch",
 }
+FEDERATE = (
+    "data model clients alpha correction compare rounds local_steps lr server_lr fedavg_steps "
+    "fedavg_lr rank max_rank tolerance gradient_batches directions batch_size participation engine "
+    "seed output resume overwrite save_every threads"
+)
 FINETUNE = (
     "model data task text_column label_column eval_data eval_fraction rank budget rtol fixed_rank "
     "rule lr head_lr rate_free weight_decay beta batch_size steps max_length train_on_prompts pack "
@@ -112,12 +121,14 @@ def test_the_names_and_options_of_federated_training_are_these(name):
 def test_the_options_of_the_command_line_are_these():
     from rankwise.recipes.attack_options import AttackOptions
     from rankwise.recipes.convert_options import ConvertSettings
+    from rankwise.recipes.federate_options import FederateOptions
     from rankwise.recipes.options import FinetuneOptions
     from rankwise.recipes.train_options import TrainOptions
 
     assert options(FinetuneOptions) == FINETUNE.split()
     assert options(TrainOptions) == TRAIN.split()
     assert options(AttackOptions) == ATTACK.split()
+    assert options(FederateOptions) == FEDERATE.split()
     assert options(ConvertSettings) == CONVERT.split()
 
 
