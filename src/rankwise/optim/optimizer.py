@@ -39,6 +39,7 @@ from rankwise.optim.together import (
     check_whole_gradient,
     moments,
     replicas_of,
+    warn_if_alone,
 )
 from rankwise.optim.trust import Trust
 from rankwise.optim.update_rule import State, UpdateRule
@@ -192,6 +193,7 @@ class Optimizer(torch.optim.Optimizer):
             return self._skip(loss)
         if self.steps == 0:
             check_parameters(self._model, self.layers, self.param_groups)
+            warn_if_alone(self.layers)
         check_untouched(self, self.layers, self._versions)
         check_ranks_kept(self.layers, self.state)
         for group in self.param_groups:

@@ -1,8 +1,10 @@
 """What an optimizer looks after where its model trains on several processes."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rankwise.distributed.replicas import ALIGN_EVERY, Replicas
@@ -22,6 +24,18 @@ def replicas_of(layers: Sequence[NamedLayer]) -> Replicas | None:
             "apart from others: call `prepare` once, with the whole model, when all layers are made"
         )
     return next(iter(found.values()), None)
+
+
+def warn_if_alone(layers: Sequence[NamedLayer]) -> None:
+    """Warn where several processes run and nothing keeps the factors of `layers` together."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if layers and several and replicas_of(layers) is None:
+        warnings.warn(
+            f"{dist.get_world_size()} processes run, and `rankwise.distributed.prepare(model)` was "
+            "not called: each process trains factors of its own, by its own batches. If they are "
+            "to train one model, call it on every process before the first step",
+            stacklevel=2,
+        )
 
 
 def check_whole_gradient(replicas: Replicas | None, integrator: Integrator) -> None:
