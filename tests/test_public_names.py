@@ -45,6 +45,24 @@ ADAPTERS = {
     "take": "model",
     "write": "adapter folder",
 }
+FEDERATED = {
+    "Bounds": "norm relative samples",
+    "Client": "name model method loss data",
+    "Event": "client phase kind reason",
+    "FactorAverage": "lr steps",
+    "Failure": "client reason",
+    "FeDLRT": ("correction lr steps rtol min_rank max_rank gradient_batches direction_dtype"),
+    "FedAvg": "lr steps",
+    "FullCorrection": "",
+    "NoCorrection": "",
+    "Reply": "client round phase samples arrays",
+    "Request": "round phase arrays",
+    "RoundRecord": "number participants answered ranks down up events void",
+    "Samples": "tensors batch_size seed",
+    "Server": "model method clients participation quorum bounds seed",
+    "SimplifiedCorrection": "",
+    "run": "server clients rounds watch",
+}
 FINETUNE = (
     "model data task text_column label_column eval_data eval_fraction rank budget rtol fixed_rank "
     "rule lr head_lr rate_free weight_decay beta batch_size steps max_length train_on_prompts pack "
@@ -84,6 +102,11 @@ def test_the_names_and_options_of_adapters_are_these():
         assert options(getattr(rw.adapters, name)) == expected.split()
     assert options(rw.adapters.Adapter.rounded) == ["rtol", "max_rank"]
     assert options(rw.compress.truncate_) == ["model", "rtol", "max_rank"]
+
+
+@pytest.mark.parametrize("name", FEDERATED)
+def test_the_names_and_options_of_federated_training_are_these(name):
+    assert options(getattr(rw.federated, name)) == FEDERATED[name].split()
 
 
 def test_the_options_of_the_command_line_are_these():

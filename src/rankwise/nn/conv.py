@@ -161,7 +161,7 @@ class LowRankConvolution(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, a, U, S, V = ctx.saved_tensors
-        check_rank_kept(a.shape[1], S.shape[0])
+        check_rank_kept(a.shape[1], V.shape[1])
         needs, geometry = ctx.needs_input_grad, ctx.geometry
         U, S, V = (t.to(dy.dtype) for t in (U, S, V))
         h = conv2d(dy, pointwise(U.mT))

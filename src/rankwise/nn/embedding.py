@@ -120,8 +120,13 @@ class LowRankLookup(Function):
         dy, index = rows_of(dy).to(U.dtype), index.flatten()
         rows = rows * _counted(index, ctx.padding, rows.dtype)
         h = (dy @ V) * _counted(index, ctx.padding, rows.dtype)
-        dK = torch.zeros_like(U).index_add_(0, index, h)
-        return None, dK, rows.mT @ h, dy.mT @ rows, None
+        # Between fixed bases the core need not be square, and the slots of the bases do not fit.
+        needs, dK, dL = ctx.needs_input_grad, None, None
+        if needs[1]:
+            dK = torch.zeros_like(U).index_add_(0, index, h)
+        if needs[3]:
+            dL = dy.mT @ rows
+        return None, dK, rows.mT @ h, dL, None
 
 
 def _counted(index: Tensor, padding: int | None, dtype: torch.dtype) -> Tensor:

@@ -53,7 +53,7 @@ class LowRankProduct(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, at, U, S, V, W0 = ctx.saved_tensors
-        check_rank_kept(at.shape[0], S.shape[0])
+        check_rank_kept(at.shape[0], V.shape[1])
         needs, rows = ctx.needs_input_grad, rows_of(dy)
         Ut, S, Vt = _computing(dy.dtype, U, S, V)
         ht = Ut @ rows.mT * ctx.scale
