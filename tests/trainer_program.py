@@ -1,4 +1,4 @@
-"""A user's script with `transformers.Trainer`, for torchrun, processes of tests, or none of them."""
+"""A user's script with `transformers.Trainer`, for torchrun and for processes of tests."""
 
 import sys
 from pathlib import Path

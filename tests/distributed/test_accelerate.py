@@ -53,7 +53,9 @@ def run(accelerator: Accelerator, model: nn.Module, count: int = STEPS * 16):
 
 def whole(model: nn.Module) -> dict[str, torch.Tensor]:
     parts = {n: t for n, t in model.state_dict().items() if t.is_floating_point()}
-    return {n: (t.full_tensor() if hasattr(t, "full_tensor") else t).clone() for n, t in parts.items()}
+    return {
+        n: (t.full_tensor() if hasattr(t, "full_tensor") else t).clone() for n, t in parts.items()
+    }
 
 
 def exact(head: bool) -> nn.Module:
@@ -86,22 +88,20 @@ def test_accumulated_and_clipped_steps_are_those_of_one_process(world):
     outcomes = on_processes(world, loops)
     for head in (True, False):
         norms, path, state = run(accelerator_of(**HALVES), exact(head))
-        assert len({str(ranks) for ranks in path}) > 2
+        assert len({str(step) for step in path}) > 2
         for found in outcomes:
-            (seen, ranks, end), messages = found[head]
-            assert messages == STEPS and ranks == path
+            (seen, taken, end), messages = found[head]
+            assert messages == STEPS and taken == path
             assert seen == pytest.approx(norms, rel=1e-10)
             assert end.keys() == state.keys() and distance(end, state) < 1e-10
     for kind in (True, False, "bfloat16", "uneven"):
-        ends = [found[kind][0][2] if isinstance(kind, bool) else found[kind][2] for found in outcomes]
+        ends = [
+            found[kind][0][2] if isinstance(kind, bool) else found[kind][2] for found in outcomes
+        ]
         assert same(ends), kind
     assert {t.dtype for t in outcomes[0]["bfloat16"][2].values()} == {torch.float32}
-    assert outcomes[0]["bfloat16"][1][-1] != ranks_of_a_start()
+    assert outcomes[0]["bfloat16"][1][-1] != ranks(classifier())
     assert len(outcomes[0]["uneven"][0]) == 4
-
-
-def ranks_of_a_start() -> list[int]:
-    return ranks(classifier())
 
 
 def sharded(rank):
@@ -128,9 +128,9 @@ def sharded(rank):
 def test_its_fsdp2_leaves_a_list_of_factors_alone():
     norms, path, state = run(accelerator_of(), exact(True))
     outcomes = on_processes(2, sharded)
-    for (seen, ranks, end), parts in outcomes:
+    for (seen, taken, end), parts in outcomes:
         assert parts > 20
-        assert ranks == path
+        assert taken == path
         assert seen == pytest.approx(norms, rel=1e-10)
         assert distance(end, state) < 1e-10
     assert same([end for (_, _, end), _ in outcomes])

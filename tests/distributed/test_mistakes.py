@@ -1,8 +1,9 @@
-"""What goes wrong on several processes: an error at once, or the right numbers; never a wrong run."""
+"""What goes wrong on several processes: an error at once, or the right numbers."""
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 import rankwise as rw
@@ -157,6 +158,8 @@ def refusals(rank):
         DistributedDataParallel(stack[0])
     with pytest.raises(ValueError, match="before the model is wrapped"):
         DistributedDataParallel(Branches())
+    with pytest.raises(ValueError, match="FullyShardedDataParallel keeps parameters"):
+        FullyShardedDataParallel(Branches(), device_id=torch.device("cpu"), use_orig_params=True)
     model, wrapped, optimizer, _ = replicated()
     with pytest.raises(ValueError, match="before the model is wrapped"):
         rw.distributed.prepare(wrapped)

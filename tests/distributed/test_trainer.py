@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,8 +26,19 @@ def fresh_state():
 def launched(tmp_path_factory):
     """The folder of a run of two processes that torchrun has started."""
     folder = tmp_path_factory.mktemp("torchrun")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     done = subprocess.run(
         [*launch, trainer_program.__file__, str(folder), "2"],
         env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240,

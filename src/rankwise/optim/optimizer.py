@@ -191,7 +191,7 @@ class Optimizer(torch.optim.Optimizer):
             return loss
         if not all_finite(list(self._gradients())):
             return self._skip(loss)
-        if self.steps == 0:
+        if not self._versions:
             check_parameters(self._model, self.layers, self.param_groups)
             warn_if_alone(self.layers)
         check_untouched(self, self.layers, self._versions)
