@@ -68,11 +68,13 @@ def prepared(model: nn.Module) -> tuple[nn.Module, rw.distributed.Replicas]:
     return model, rw.distributed.prepare(model)
 
 
-def loops(rank):
+def loops(rank, folder):
     found = {}
     for head in (True, False):
         model, replicas = prepared(exact(head))
-        found[head] = run(accelerator_of(**HALVES), model), replicas.traffic.messages
+        accelerator = accelerator_of(**HALVES)
+        found[head] = run(accelerator, model), replicas.traffic.messages
+        accelerator.save_state(folder / str(head))
     model, _ = prepared(classifier())
     found["bfloat16"] = run(accelerator_of(mixed_precision="bf16"), model)
     # The last batch has 3 rows of 8: accelerate fills it up, so that all have equally many.
@@ -84,8 +86,8 @@ def loops(rank):
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_accumulated_and_clipped_steps_are_those_of_one_process(world):
-    outcomes = on_processes(world, loops)
+def test_accumulated_and_clipped_steps_are_those_of_one_process(world, tmp_path):
+    outcomes = on_processes(world, loops, tmp_path)
     for head in (True, False):
         norms, path, state = run(accelerator_of(**HALVES), exact(head))
         assert len({str(step) for step in path}) > 2
@@ -94,6 +96,11 @@ def test_accumulated_and_clipped_steps_are_those_of_one_process(world):
             assert messages == STEPS and taken == path
             assert seen == pytest.approx(norms, rel=1e-10)
             assert end.keys() == state.keys() and distance(end, state) < 1e-10
+        # One process reads what several have written, prepared or not.
+        accelerator, model = accelerator_of(), exact(head)
+        _, optimizer = accelerator.prepare(model, optimizer_of(model))
+        accelerator.load_state(tmp_path / str(head))
+        assert same([whole(model), outcomes[0][head][0][2]]) and optimizer.optimizer.steps == STEPS
     for kind in (True, False, "bfloat16", "uneven"):
         ends = [
             found[kind][0][2] if isinstance(kind, bool) else found[kind][2] for found in outcomes

@@ -148,6 +148,7 @@ def test_failed_backward_passes_and_an_evaluation_on_one_process_are_as_if_they_
 
 
 def refusals(rank):
+    """`join` is known by torch's private `DistributedDataParallel._join_config`."""
     stack = nn.Sequential(Branches(), nn.Linear(2, 2).double())
     rw.distributed.prepare(stack[0])
     with pytest.raises(ValueError, match=r"a part of it.*'0.a.U'.*the module that is wrapped"):
