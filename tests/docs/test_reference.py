@@ -40,7 +40,8 @@ def test_every_entry_is_there_once():
 
 @pytest.mark.parametrize("address", [a for a in SHOWN if a.startswith(FRAMEWORK)])
 def test_what_needs_a_framework_is_there(address):
-    pytest.importorskip(address.removeprefix(FRAMEWORK).partition(".")[0])
+    module = address.removeprefix(FRAMEWORK).partition(".")[0]
+    pytest.importorskip({"flower": "flwr"}.get(module, module))
     assert resolved(address)
 
 

@@ -9,7 +9,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
 from cases import SPECTRA, close, factors, normal
-from rankwise.nn import LowRankLinear
+from rankwise.nn import LowRankEmbedding, LowRankLinear
 from rankwise.numerics.init import truncated_svd
 
 M, N, R = 7, 5, 3
@@ -140,3 +140,23 @@ def test_double_backward_in_the_input_is_that_of_the_dense_twin(draw):
     (dx_twin,) = torch.autograd.grad(y.pow(3).sum(), x, create_graph=True)
     (ddx_twin,) = torch.autograd.grad(dx_twin.square().sum(), x)
     close(ddx, ddx_twin)
+
+
+@pytest.mark.parametrize("places", [(4,), (2, 3)], ids=str)
+@pytest.mark.parametrize("base", [True, False])
+def test_what_comes_after_a_layer_may_work_in_place(base, places, draw):
+    layer, x = make(draw, base), normal(*places, N, draw=draw)
+    layer(x).relu().square().sum().backward()
+    expected = gradients(layer)
+    y = layer(x)
+    assert y._base is None and y.shape == (*places, M)
+    nn.ReLU(inplace=True)(y).square().sum().backward()
+    assert all(map(torch.equal, gradients(layer), expected))
+
+
+def test_what_comes_after_an_embedding_may_work_in_place(draw):
+    layer = LowRankEmbedding(factors(M, N, SPECTRA["generic"](R), draw))
+    y = layer(torch.tensor([[0, 2], [3, 3]]))
+    y += 1.0
+    y.sum().backward()
+    assert y._base is None and y.shape == (2, 2, N)

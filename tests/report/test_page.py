@@ -192,6 +192,15 @@ def test_a_history_of_an_earlier_version_has_the_charts_that_it_can(tmp_path):
     assert "of an earlier version" in read.text and "Skipped steps" not in read.text
 
 
+def test_a_run_on_several_processes_tells_what_it_sent(run, tmp_path):
+    assert "bytes" not in page(tmp_path, run).numbers["charts"]
+    lines = [line | {"bytes_per_step": 2784.0 + line["step"]} for line in history()]
+    (curve,) = page(tmp_path, write_run(tmp_path / "two", lines=lines)).numbers["charts"]["bytes"][
+        "curves"
+    ]
+    assert curve["ys"] == pytest.approx([line["bytes_per_step"] for line in lines])
+
+
 def test_networks_of_one_run_are_beside_each_other_its_own_first(tmp_path):
     run = write_run(tmp_path / "run")
     lines = [{k: v for k, v in x.items() if k not in ("ranks", "spectra")} for x in history(seed=3)]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import nn
 
 from rankwise.check.finding import Finding, fault, fine, some, warning
+from rankwise.distributed.sharded import whole
 from rankwise.nn.low_rank import low_rank_layers
 from rankwise.numerics.fingerprint import (
     Fingerprint,
@@ -24,7 +25,7 @@ class Comparison(NamedTuple):
     rounded: tuple[str, ...]
     """Layers with the same weight in another precision."""
     unknown: tuple[str, ...]
-    """Layers of which one side has no fingerprint: quantised, sharded, or of an older file."""
+    """Layers of which one side has no fingerprint: quantised, or of an older file."""
     compared: int
 
     def __str__(self) -> str:
@@ -39,10 +40,11 @@ def fingerprints(model: nn.Module) -> dict[str, Fingerprint | None]:
     """A fingerprint of the frozen weight under each adapter, by the name of its layer.
 
     Taken right after `adapt_` and given to `examine(base=...)` later, it tells whether the base has
-    stayed what it was. None for a weight that cannot be compared, such as a quantised one.
+    stayed what it was. None for a weight that cannot be compared, such as a quantised one. Weights
+    that FSDP2 has sharded are gathered, one at a time: then call it on all processes.
     """
     return {
-        name: None if layer.frozen is None else fingerprint(layer.frozen)
+        name: None if layer.frozen is None else fingerprint(whole(layer.frozen))
         for name, layer in low_rank_layers(model).items()
         if layer.base is not None
     }

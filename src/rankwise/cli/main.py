@@ -54,6 +54,7 @@ def commands() -> dict[str, Callable[..., int | None]]:
     from rankwise.cli.compress import run_compress
     from rankwise.cli.convert import run_convert
     from rankwise.cli.doctor import run_doctor
+    from rankwise.cli.federate import run_federate
     from rankwise.cli.finetune import run_finetune
     from rankwise.cli.plan import run_plan
     from rankwise.cli.report import run_report
@@ -65,6 +66,7 @@ def commands() -> dict[str, Callable[..., int | None]]:
         "train": run_train,
         "compress": run_compress,
         "attack": run_attack,
+        "federate": run_federate,
         "plan": run_plan,
         "convert": run_convert,
         "report": run_report,

@@ -1,5 +1,7 @@
 """Make a model ready for several processes, before DDP, FSDP2 or a trainer takes it in."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -7,7 +9,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rankwise.distributed.anchor import anchor_
 from rankwise.distributed.replicas import Replicas
-from rankwise.nn.low_rank import low_rank_layers
+from rankwise.distributed.sharded import is_sharded, tensor_parallel
+from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 
 
 def prepare(
@@ -21,9 +24,13 @@ def prepare(
     From now on the factors are rankwise's own business: they start equal on all processes, their
     gradients are averaged in one message at the end of each backward pass, and ranks are agreed
     on. Then wrap `model` in DistributedDataParallel, or hand it to accelerate, to
-    `transformers.Trainer` under torchrun or to Lightning with `strategy="ddp"`. For FSDP2 write
-    `fully_shard(block, ignored_params=set(replicas.factors))`. Without a wrapper it works too, if
-    nothing but factors trains. On a single process it changes nothing, so a script runs either way.
+    `transformers.Trainer` under torchrun or to Lightning with `strategy="ddp"`. Without a wrapper
+    it works too, if nothing but factors trains. On a single process it changes nothing, so a script
+    runs either way.
+
+    For FSDP2 write `fully_shard(part, ignored_params=set(replicas.factors))`, of the blocks and of
+    the whole, and make the optimizer afterwards. Have the model on its device before, for FSDP2
+    moves only what it shards. A model that FSDP2 holds already is adapted first and prepared then.
 
     Args:
         model: with trainable low-rank layers; the very module that is wrapped.
@@ -35,7 +42,8 @@ def prepare(
 
     Raises:
         ValueError: for a model without trainable low-rank layers, factors on several devices or of
-            several types, other layers than another process has, or a model that is wrapped.
+            several types, other layers than another process has, a model that is wrapped, and
+            for factors or bases that are sharded otherwise than FSDP2 shards a base.
         TypeError: for a `dtype` that is no floating-point type.
     """
     if isinstance(model, DistributedDataParallel):
@@ -49,6 +57,7 @@ def prepare(
         raise ValueError(
             "`model` has no low-rank layer that trains; call `adapt_` or `factorize_` first"
         )
+    check_layouts(model, layers)
     factors = [p for layer in layers.values() for p in layer.factor_parameters()]
     for what, kinds in (
         ("devices", {str(p.device) for p in factors}),
@@ -70,3 +79,22 @@ def prepare(
         anchor_(model)
     replicas.start()
     return replicas
+
+
+def check_layouts(model: nn.Module, layers: Mapping[str, LowRankModule]) -> None:
+    """ValueError for factors that are sharded, and for bases that are tensor-parallel."""
+    for name, layer in layers.items():
+        if is_sharded(layer.U):
+            raise ValueError(
+                f"the factors of layer {name!r} are sharded, and a sharded tensor keeps its shape. "
+                "Write `replicas = rankwise.distributed.prepare(model)` first, and then "
+                "`fully_shard(..., ignored_params=set(replicas.factors))`, on blocks and model"
+            )
+    bases = {name: layer.base for name, layer in layers.items() if layer.base is not None}
+    split = tensor_parallel(model, bases)
+    if split is not None:
+        raise ValueError(
+            f"the base of layer {split[0]!r} is tensor-parallel ({split[1]!r} is split, and "
+            "nothing gathers it), and an adapter needs whole inputs and outputs. Use FSDP2 "
+            "(`fully_shard`), which gathers each weight for its use, or DDP"
+        )

@@ -8,7 +8,7 @@ gradient, are averaged in one flat message at the end of the backward pass. What
 
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import Variable
 
 from rankwise.distributed.flat import carried, first, flatten, pieces, same_everywhere
-from rankwise.nn.low_rank import LowRankModule
+from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 
 ALIGN_EVERY = 25
 """Steps between two checks that all processes hold the same factors."""
@@ -80,15 +80,47 @@ class Replicas:
         return dist.get_world_size(self._group) if self._together() else 1
 
     @property
+    def process(self) -> int:
+        """Number of this process, from 0."""
+        return dist.get_rank(self._group) if self._together() else 0
+
+    @property
     def is_first(self) -> bool:
         """Whether this process is the one that writes files."""
-        return not self._together() or dist.get_rank(self._group) == 0
+        return self.process == 0
+
+    @property
+    def in_ddp(self) -> bool:
+        """Whether DDP, which averages the gradients of all other parameters, holds the model."""
+        return self._wrapper is not None and self._wrapper() is not None
+
+    def gathered(self, value: Any) -> list[Any]:
+        """What every process has as `value`, on all of them; tensors in it are on the CPU."""
+        values = [value] * self.processes
+        if self._together():
+            dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def once(self, write: Callable[[], Any]) -> None:
+        """Let the first process `write`; all go on when that is done, and all fail if it fails."""
+        error: Exception | None = None
+        if self.is_first:
+            try:
+                write()
+            except Exception as raised:
+                error = raised
+        failures = self.gathered(None if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        if failures[0] is not None:
+            raise RuntimeError(f"the first process could not write: {failures[0]}")
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Backward passes in here send nothing, as in DDP's `no_sync`, which has this effect too.
 
-        For accumulation: the mean of sums is sent with the last backward pass, outside.
+        For accumulation: the mean of sums is sent with the last backward pass, outside. FSDP2 has
+        its own `set_requires_gradient_sync`, for what it shards.
         """
         self._held = True
         try:
@@ -203,9 +235,7 @@ class Replicas:
 
     def _check_layers(self) -> None:
         own = [(name, layer.shape, str(layer.U.dtype)) for name, layer in self.layers.items()]
-        everywhere: list[Any] = [None] * self.processes
-        dist.all_gather_object(everywhere, own, group=self._group)
-        for rank, other in enumerate(everywhere):
+        for rank, other in enumerate(self.gathered(own)):
             if other != own:
                 different = set(map(str, own)) ^ set(map(str, other))
                 raise ValueError(
@@ -229,3 +259,15 @@ class Replicas:
         flat = first(flatten(held), self._group)
         for t, value in zip(held, pieces(flat, held), strict=True):
             t.detach().copy_(value)
+
+
+def replicas_in(model: nn.Module) -> Replicas | None:
+    """What `prepare` has made of `model`; None if it was not called."""
+    made = (layer.replicas for layer in low_rank_layers(model).values())
+    return next((replicas for replicas in made if replicas is not None), None)
+
+
+def writes_files(model: nn.Module) -> bool:
+    """Whether this process writes what is saved of `model`: the first of those that share it."""
+    replicas = replicas_in(model)
+    return replicas is None or replicas.is_first

@@ -3,12 +3,14 @@
 What is called here for a sharded tensor is a collective: every process has to call it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from rankwise.distributed.flat import carried
 
 
 def is_sharded(t: Any) -> bool:
@@ -34,11 +36,20 @@ def sharded_like(value: Tensor, target: Tensor) -> Tensor:
     return distribute_tensor(value, mesh, like.placements, src_data_rank=None)
 
 
+def shard_(states: Mapping[Tensor, dict[str, Any]]) -> None:
+    """Give the whole tensors of an optimizer's states the layout of the parameters they are of."""
+    for p, state in states.items():
+        state.update({k: sharded_like(t, p) for k, t in state.items() if isinstance(t, Tensor)})
+
+
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Frobenius norm of all entries of ordinary and sharded tensors together, 0-dim."""
-    kinds = [[t for t in tensors if is_sharded(t) is kind] for kind in (False, True)]
-    norms = [whole(torch.nn.utils.get_total_norm(kind)) for kind in kinds if kind]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+    kinds: dict[Any, list[Tensor]] = {}
+    for t in tensors:
+        kinds.setdefault(_mesh(t), []).append(t)
+    norms = [whole(torch.nn.utils.get_total_norm(kind)) for kind in kinds.values()]
+    device = norms[0].device if norms else None
+    return torch.linalg.vector_norm(torch.stack([n.to(device) for n in norms] or [torch.zeros(())]))
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
@@ -46,20 +57,45 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 
     Ordinary tensors are taken to be the same everywhere, as gradients are after a reduction.
     """
-    largest = torch.nn.utils.get_total_norm([_local(t) for t in tensors], float("inf"))
-    meshes = {like.device_mesh for t in tensors if is_sharded(like := _any(t))}
+    # A process may have an empty part, and of nothing there is no largest.
+    parts = [part for t in tensors if (part := _local(t)).numel() > 0]
+    largest = torch.nn.utils.get_total_norm(parts, float("inf"))
+    # In the order of the parameters, for all processes have to go through them in the same one.
+    meshes = dict.fromkeys(mesh for t in tensors if (mesh := _mesh(t)) is not None)
     if not meshes:
         return bool(largest.isfinite())
     # A maximum over processes may lose a NaN, a count does not.
     broken = (~largest.isfinite()).float()
     for mesh in meshes:
         for group in mesh.get_all_groups():
+            broken = carried(broken, group)
             dist.all_reduce(broken, group=group)
     return not bool(broken)
 
 
-def _any(t: Any) -> Any:
-    return t
+def tensor_parallel(model: nn.Module, parts: Mapping[str, nn.Module]) -> tuple[str, str] | None:
+    """Of the first of `parts` of `model` that is sharded, but not by FSDP2: name and parameter.
+
+    FSDP2 gathers a weight before it is used; a tensor-parallel layer computes with its own part.
+    """
+    held = [(name, n, p) for name, part in parts.items() for n, p in part.named_parameters()]
+    sharded = [(name, n, p) for name, n, p in held if is_sharded(p)]
+    if not sharded:
+        return None
+    from torch.distributed.fsdp import FSDPModule
+
+    holders = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    gathered = {id(p) for module in holders for p in module.parameters()}
+    for name, n, p in sharded:
+        like: Any = p
+        cuts = sum(not placement.is_replicate() for placement in like.placements)
+        if id(p) not in gathered or cuts > 1:
+            return name, n
+    return None
+
+
+def _mesh(t: Any) -> Any:
+    return t.device_mesh if is_sharded(t) else None
 
 
 def _local(t: Any) -> Tensor:

@@ -19,3 +19,5 @@ from rankwise.federated.record import RoundRecord as RoundRecord
 from rankwise.federated.round import Round as Round
 from rankwise.federated.samples import Samples as Samples
 from rankwise.federated.server import Server as Server
+from rankwise.federated.server_step import MeanStep as MeanStep
+from rankwise.federated.server_step import SpectralStep as SpectralStep

@@ -46,7 +46,7 @@ class TrainFactors(Phase):
             answer[join(layer, "A")] = trained[join(layer, "V")].mT.contiguous()
         return answer
 
-    def combine(self, outline: Outline, known: Arrays, mean: Arrays) -> Arrays:
+    def combine(self, outline: Outline, known: Arrays, mean: Arrays, round: int) -> Arrays:
         state = {n: mean[n] for n in (*outline.dense, *outline.statistics)}
         for layer in outline.layers:
             f = factored(mean[join(layer, "B")], mean[join(layer, "A")])

@@ -25,7 +25,7 @@ class TrainDense(Phase):
         local.descend(list(outline.dense), self.steps, rate_at(self.lr, local.round), {})
         return local.values([*outline.dense, *outline.statistics])
 
-    def combine(self, outline: Outline, known: Arrays, mean: Arrays) -> Arrays:
+    def combine(self, outline: Outline, known: Arrays, mean: Arrays, round: int) -> Arrays:
         return mean
 
 

@@ -9,6 +9,7 @@ from rankwise.federated.fedlrt_phases import Directions, Train
 from rankwise.federated.message import Arrays
 from rankwise.federated.outline import Outline
 from rankwise.federated.phase import Method, Phase, Rate, check_descent
+from rankwise.federated.server_step import MeanStep, ServerStep
 from rankwise.io.stored import MAX_DEFECT, join
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.given import check_integer, check_number
@@ -41,6 +42,8 @@ class FeDLRT(Method):
         direction_dtype: in which the new directions of the bases travel, such as `torch.bfloat16`;
             None for the type of the factors. Their rounding turns the new directions a little and
             nothing else, so that what a round converges to stays the same.
+        server_step: what becomes of the mean change of the cores: `MeanStep()`, for which the
+            theorems hold, or `SpectralStep()`, which takes fewer rounds on classifiers.
 
     References:
         Schotthoefer and Laiu, "Federated dynamical low-rank training with global loss convergence
@@ -55,12 +58,18 @@ class FeDLRT(Method):
     max_rank: int | None = None
     gradient_batches: int | None = None
     direction_dtype: torch.dtype | None = None
+    server_step: ServerStep = field(default_factory=MeanStep)
 
     def __post_init__(self) -> None:
         if not isinstance(self.correction, Correction):
             raise TypeError(
                 "`FeDLRT(correction=...)` must be `FullCorrection()`, `SimplifiedCorrection()` or "
                 f"`NoCorrection()`, got {self.correction!r}"
+            )
+        if not isinstance(self.server_step, ServerStep):
+            raise TypeError(
+                "`FeDLRT(server_step=...)` must be `MeanStep()` or `SpectralStep()`, got "
+                f"{self.server_step!r}"
             )
         check_descent("FeDLRT", self.lr, self.steps)
         check_number("FeDLRT(rtol=...)", self.rtol)
@@ -86,7 +95,9 @@ class FeDLRT(Method):
     @property
     def phases(self) -> tuple[Phase, ...]:
         directions = Directions(self.gradient_batches, self.direction_dtype)
-        train = Train(self.lr, self.steps, self.rtol, self.min_rank, self.max_rank)
+        train = Train(
+            self.lr, self.steps, self.rtol, self.min_rank, self.max_rank, self.server_step
+        )
         return self.correction.phases(directions, train)
 
     def check(self, outline: Outline) -> None:

@@ -15,6 +15,7 @@ from rankwise.federated.local import Local
 from rankwise.federated.message import Arrays
 from rankwise.federated.outline import Outline, Weight
 from rankwise.federated.phase import Phase, Rate, factor_names, rate_at
+from rankwise.federated.server_step import ServerStep
 from rankwise.io.stored import join
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.orth import augment, orthonormalise
@@ -60,7 +61,7 @@ class Directions(Phase):
                 found[join(layer, slot)] = X.to(self.dtype or X.dtype)
         return found
 
-    def combine(self, outline: Outline, known: Arrays, mean: Arrays) -> Arrays:
+    def combine(self, outline: Outline, known: Arrays, mean: Arrays, round: int) -> Arrays:
         news: Arrays = {}
         for layer in outline.layers:
             for basis, slot in SLOTS.items():
@@ -92,9 +93,9 @@ class DirectionsAndCores(Directions):
         own.update(_core_gradients(outline, slots))
         return self.directions(outline, slots) | own
 
-    def combine(self, outline: Outline, known: Arrays, mean: Arrays) -> Arrays:
+    def combine(self, outline: Outline, known: Arrays, mean: Arrays, round: int) -> Arrays:
         means = {n: mean[n] for n in _gradients_like(outline, known)}
-        return super().combine(outline, known, mean) | means
+        return super().combine(outline, known, mean, round) | means
 
     def news_like(self, outline: Outline, known: Arrays) -> Arrays:
         return super().news_like(outline, known) | _gradients_like(outline, known)
@@ -120,7 +121,7 @@ class Cores(Phase):
         own.update(_core_gradients(outline, slots))
         return dict(own)
 
-    def combine(self, outline: Outline, known: Arrays, mean: Arrays) -> Arrays:
+    def combine(self, outline: Outline, known: Arrays, mean: Arrays, round: int) -> Arrays:
         return mean
 
     def news_like(self, outline: Outline, known: Arrays) -> Arrays:
@@ -136,6 +137,7 @@ class Train(Phase):
         steps: local ones.
         rtol: the cut may take away this share of the Frobenius norm of each core.
         min_rank, max_rank: bounds for every layer.
+        server_step: from the mean of the cores to the new one.
     """
 
     lr: Rate
@@ -143,6 +145,7 @@ class Train(Phase):
     rtol: float
     min_rank: int
     max_rank: int | None
+    server_step: ServerStep
     name: ClassVar[str] = "train"
 
     def reply_like(self, outline: Outline, known: Arrays) -> Arrays:
@@ -161,12 +164,13 @@ class Train(Phase):
         local.descend(names, self.steps, rate_at(self.lr, local.round), drift)
         return local.values([*names, *outline.statistics])
 
-    def combine(self, outline: Outline, known: Arrays, mean: Arrays) -> Arrays:
+    def combine(self, outline: Outline, known: Arrays, mean: Arrays, round: int) -> Arrays:
         state = {n: mean[n] for n in (*outline.dense, *outline.statistics)}
         wide = grown(outline, known)
         for layer, W in outline.layers.items():
             frame = Frame(wide[join(layer, "U")], wide[join(layer, "V")])
-            f = self._cut(frame, mean[join(layer, "S")], W)
+            S = join(layer, "S")
+            f = self._cut(frame, self.server_step.core(wide[S], mean[S], round), W)
             state |= {join(layer, name): t for name, t in f._asdict().items()}
         return state
 

@@ -31,7 +31,7 @@ class Phase(ABC):
         """What a client replies. `own` is what it keeps for itself until the round ends."""
 
     @abstractmethod
-    def combine(self, outline: Outline, known: Arrays, mean: Arrays) -> Arrays:
+    def combine(self, outline: Outline, known: Arrays, mean: Arrays, round: int) -> Arrays:
         """What the server makes of the mean of the answers: after the last phase the new state."""
 
     def news_like(self, outline: Outline, known: Arrays) -> Arrays:
@@ -67,12 +67,17 @@ def rate_at(lr: Rate, round: int) -> float:
     return rate
 
 
-def check_descent(owner: str, lr: Any, steps: Any) -> None:
-    """TypeError or ValueError for a learning rate or a number of steps that cannot be meant."""
+def check_rate(owner: str, lr: Any) -> None:
+    """TypeError or ValueError for a learning rate that cannot be meant."""
     if not callable(lr):
         check_number(f"{owner}(lr=...)", lr)
         if not 0.0 < lr < float("inf"):
             raise ValueError(f"`{owner}(lr=...)` must be positive and finite, got {lr}")
+
+
+def check_descent(owner: str, lr: Any, steps: Any) -> None:
+    """TypeError or ValueError for a learning rate or a number of steps that cannot be meant."""
+    check_rate(owner, lr)
     check_integer(f"{owner}(steps=...)", steps)
     if steps < 1:
         raise ValueError(f"`{owner}(steps=...)` must be at least 1, got {steps}")

@@ -47,6 +47,19 @@ class Round:
         """Whether it ended without a new state."""
         return self.request is None and self.state is None
 
+    @property
+    def expected(self) -> Arrays:
+        """Names, shapes and types of a sound answer to `request`: tensors without content.
+
+        A transport that knows them need not decode what does not fit.
+
+        Raises:
+            ValueError: after the end of the round.
+        """
+        if self.request is None:
+            raise ValueError(f"round {self.number} is over: nothing is asked any more")
+        return self._phases[self._index].reply_like(self._outline, self._known)
+
     def receive(self, answers: Iterable[Any]) -> None:
         """Take what came since the last request: each a `Reply` or `Failure`, in any order.
 
@@ -56,11 +69,10 @@ class Round:
         Raises:
             ValueError: after the end of the round.
         """
-        if self.request is None:
-            raise ValueError(f"round {self.number} is over: nothing is asked any more")
+        question = self._question()
         messages = list(answers)
         self.up += sum(_received(message) for message in messages)
-        sound, events = screened(self._question(), messages)
+        sound, events = screened(question, messages)
         self.events += events
         self.participants = tuple(sorted(sound))
         self._samples = {client: reply.samples for client, reply in sound.items()}
@@ -77,13 +89,13 @@ class Round:
             self.participants,
             self._clients,
             self._samples,
-            self._phases[self._index].reply_like(self._outline, self._known),
+            self.expected,
             self._bounds,
         )
 
     def _combine(self, answers: dict[str, Arrays]) -> None:
         mean = weighted_mean(answers, self._samples)
-        news = self._phases[self._index].combine(self._outline, self._known, mean)
+        news = self._phases[self._index].combine(self._outline, self._known, mean, self.number)
         self._index += 1
         if self._index == len(self._phases):
             self.request, self.state = None, news

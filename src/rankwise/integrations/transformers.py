@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rankwise.distributed.replicas import replicas_in
 from rankwise.integrations.arguments import (
     check_arguments,
     check_engine,
@@ -114,5 +115,8 @@ class RankwiseCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if control.should_training_stop:
             self._finish(state)
-        if state.is_world_process_zero and low_rank_layers(given["model"]):
-            save(given["model"], Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        model = given["model"]
+        # Of a prepared model all processes gather what is sharded, and the first one writes.
+        mine = state.is_world_process_zero or replicas_in(model) is not None
+        if mine and low_rank_layers(model):
+            save(model, Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -9,6 +9,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rankwise.distributed.sharded import is_sharded
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -33,7 +35,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """One safetensors file, atomically; tensors are copied to the CPU and made contiguous."""
+    """One safetensors file, atomically; tensors are copied to the CPU and made contiguous.
+
+    Raises ValueError for a tensor that is sharded over processes.
+    """
+    sharded = next((name for name, t in tensors.items() if is_sharded(t)), None)
+    if sharded is not None:
+        raise ValueError(
+            f"{path}: {sharded!r} is sharded over processes, and this one has a part of it. Save "
+            "by `rankwise.save` or `rankwise.save_training`, which gather, and load that in a "
+            "single process"
+        )
     copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with replacing(path) as temporary:
         save_file(copies, temporary, metadata={"format": "pt", **metadata})

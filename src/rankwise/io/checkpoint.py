@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from rankwise.distributed.replicas import writes_files
 from rankwise.io.adapter_file import adapter_path, read_adapter, write_adapter
 from rankwise.io.placing import inside, place_
 from rankwise.io.state import trained_tensors
@@ -16,6 +17,11 @@ def save(model: nn.Module, folder: str | Path) -> Path:
 
     Dense parameters that train and the running statistics of batch norms are in it under their
     own names; frozen weights are not. The file appears atomically.
+
+    On several processes, after `rankwise.distributed.prepare`, the first one writes. With DDP it is
+    enough that the first one calls this. What FSDP2 has sharded has to be gathered first: then call
+    it on all processes. The others do not wait for the file; have a `torch.distributed.barrier()`
+    between if they read it. Running statistics are the first one's.
 
     Args:
         model: with low-rank layers; merged or not, the factors are saved.
@@ -33,7 +39,8 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     path = adapter_path(folder)
     tensors, content = trained_tensors(model)
     stored(path, tensors, content)
-    write_adapter(path, tensors, content)
+    if writes_files(model):
+        write_adapter(path, tensors, content)
     return path
 
 
@@ -53,6 +60,9 @@ def load(
     tells. So a file holds some entries of each frozen weight, and another weight is an error, not
     a warning that scrolls by. The same model in another precision is fine; a quantised one cannot
     be compared and is taken as it is, like files from before there were these entries, and PEFT's.
+
+    On several processes, call it on all of them: each reads the file, and keeps its part of what
+    is sharded.
 
     Args:
         model: plain or adapted.

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rankwise.distributed.replicas import writes_files
 from rankwise.io.atomic import write_tensors, write_text
 from rankwise.io.lora import LoraPair, is_zero, lora_pairs, padded
 from rankwise.io.path import given_path
@@ -101,6 +102,8 @@ def export_lora(
 ) -> LoraExport:
     """Write `adapter_model.safetensors` and `adapter_config.json`, readable without rankwise.
 
+    On several processes the first one writes; who has to call it is told at `save`.
+
     Args:
         model: adapted; unchanged.
         folder: made if need be.
@@ -140,6 +143,7 @@ def export_lora(
         base_model_name=base_model_name,
         task_type=task_type,
         prefix=prefix,
+        writes=writes_files(model),
     )
 
 
@@ -153,8 +157,9 @@ def write_lora(
     task_type: str | None = None,
     prefix: str = "",
     saved_modules: Sequence[str] = (),
+    writes: bool = True,
 ) -> LoraExport:
-    """`export_lora` of what is known of a model.
+    """`export_lora` of what is known of a model; without `writes`, all but the files.
 
     With `saved_modules`, names of modules that PEFT trained whole, the dense tensors and weights of
     the base that PEFT wrote are in the folder too.
@@ -173,8 +178,9 @@ def write_lora(
     config["modules_to_save"] = list(saved_modules) or None
     path = given_path(folder)
     tensors = {key: t for pair in exported for key, t in pair.tensors().items()}
-    write_tensors(path / WEIGHTS, {**tensors, **carried}, {})
-    write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
+    if writes:
+        write_tensors(path / WEIGHTS, {**tensors, **carried}, {})
+        write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
     found = {pair.layer.map for pair in pairs}
     return LoraExport(
         folder=path,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from rankwise.check.base import compared
+from rankwise.distributed.sharded import whole
 from rankwise.numerics.fingerprint import SIZE, Fingerprint, fingerprint
 
 BYTES = 4
@@ -46,7 +47,10 @@ def from_entry(path: Path | str, name: str, entry: Mapping[str, Any]) -> Fingerp
 def of_modules(modules: Mapping[str, nn.Module]) -> dict[str, Fingerprint | None]:
     """Of the weights of plain layers that are to be adapted."""
     weights = {name: getattr(module, "weight", None) for name, module in modules.items()}
-    return {n: fingerprint(w) if isinstance(w, torch.Tensor) else None for n, w in weights.items()}
+    return {
+        n: fingerprint(whole(w)) if isinstance(w, torch.Tensor) else None
+        for n, w in weights.items()
+    }
 
 
 def check_base(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rankwise.check.base import fingerprints
+from rankwise.distributed.sharded import whole
 from rankwise.io.fingerprint import check_base, of_modules
 from rankwise.io.state import check_dense_fits, check_fits, put_, running_statistics
 from rankwise.io.stored import Stored, StoredLayer, a, join
@@ -132,7 +133,7 @@ def _check_repeated(model: nn.Module, state: Stored) -> None:
         layer, _, entry = name.rpartition(".")
         own = parameters.get(name, parameters.get(join(layer, f"base.{entry}")))
         same = own is not None and own.shape == value.shape
-        if own is None or not same or not torch.equal(own.cpu(), value.to(own.dtype)):
+        if own is None or not same or not torch.equal(whole(own).cpu(), value.to(own.dtype)):
             had = "no such weight" if own is None else f"another, {tuple(own.shape)}"
             raise ValueError(
                 f"{state.path} holds {name!r} {tuple(value.shape)} of the base model that it was "

@@ -1,4 +1,4 @@
-"""The states of all random generators that training draws from."""
+"""The states of all random generators that training draws from, on every process."""
 
 import random
 import warnings
@@ -6,15 +6,38 @@ from typing import Any
 
 import torch
 
+from rankwise.distributed.replicas import Replicas
 
-def random_state() -> dict[str, Any]:
-    """States of torch's generators (CPU and every CUDA device) and of Python's `random`."""
+OTHERS = "others"
+"""States of the processes after the first, in the state of the first; absent if it is alone."""
+
+
+def random_state(replicas: Replicas | None = None) -> dict[str, Any]:
+    """States of torch's generators (CPU and every CUDA device) and of Python's `random`.
+
+    With `replicas`, which all processes pass at once, those of the others are in it too.
+    """
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
+    own = {"cpu": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
+    first, *others = [own] if replicas is None else replicas.gathered(own)
+    return {**first, OTHERS: others} if others else dict(first)
 
 
-def set_random_state_(state: dict[str, Any]) -> None:
-    """Put the generators back; warns if the machine has another number of CUDA devices."""
+def set_random_state_(state: dict[str, Any], process: int = 0) -> None:
+    """Put the generators of this process back; warns for another number of CUDA devices.
+
+    A process that had no part in the run before is seeded by numbers drawn from the first state,
+    so that it repeats the random numbers of no other.
+    """
+    states = [state, *state.get(OTHERS, [])]
+    if process >= len(states):
+        generator = torch.Generator()
+        generator.set_state(state["cpu"])
+        seed = int(torch.randint(2**62, (process + 1,), generator=generator)[process])
+        torch.manual_seed(seed)
+        random.seed(seed)
+        return
+    state = states[process]
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if devices != len(state["cuda"]):
         warnings.warn(

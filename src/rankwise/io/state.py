@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parallel import DistributedDataParallel
 
 from rankwise.distributed.anchor import is_anchor
+from rankwise.distributed.sharded import sharded_like, whole
 from rankwise.io.stored import (
     Stored,
     StoredLayer,
@@ -35,9 +37,17 @@ def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def trained_state(model: nn.Module) -> Stored:
-    """What training changes in `model`, not checked; the tensors are those of the model."""
+    """What training changes in `model`, not checked; the tensors are those of the model.
+
+    Sharded ones are gathered: then all processes have to call it.
+    """
+    if isinstance(model, DistributedDataParallel):
+        raise ValueError(
+            "the model is wrapped in DistributedDataParallel, and all names in the file would "
+            "begin with 'module.': give the model inside, `ddp.module`"
+        )
     layers = {name: entry_of(layer) for name, layer in low_rank_layers(model).items()}
-    dense: dict[str, Tensor] = {**dense_trained(model)}
+    dense = {name: whole(p) for name, p in dense_trained(model).items()}
     return Stored("the model", layers, dense, running_statistics(model), {})
 
 
@@ -51,7 +61,7 @@ def entry_of(layer: LowRankModule) -> StoredLayer:
         layer.kernel_size,
         map_of(layer),
         transposed,
-        None if layer.frozen is None else fingerprint(layer.frozen),
+        None if layer.frozen is None else fingerprint(whole(layer.frozen)),
     )
 
 
@@ -121,7 +131,7 @@ def put_(model: nn.Module, state: Stored) -> None:
         layer.set_factors_([t.to(like.device, like.dtype) for t in state.layers[name].factors])
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, value in state.dense.items():
-        parameters[name].copy_(value)
+        parameters[name].copy_(sharded_like(value, parameters[name]))
     for name, buffer in running_statistics(model).items():
         buffer.copy_(state.statistics[name])
 

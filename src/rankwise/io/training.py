@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rankwise.check.base import fingerprints
+from rankwise.distributed.replicas import replicas_in
+from rankwise.distributed.sharded import whole
 from rankwise.io.document import Document, read_document, write_document
 from rankwise.io.fingerprint import check_base
 from rankwise.io.path import given_path
@@ -39,6 +41,11 @@ def save_training(
     of the random generators (torch on the CPU and on every CUDA device, Python's `random`), and
     `progress`. The order of the data is not: put into `progress` what is needed to find it again.
 
+    On several processes, after `rankwise.distributed.prepare`, call it on all of them: what is
+    sharded is gathered, and so are the random states, for dropout differs from one to another. The
+    first one writes, its `progress` too, and the file is there when the call returns anywhere. It
+    is like that of a single process, and continues on any number of them.
+
     Args:
         path: of the file; ends in `.safetensors`.
         model: adapted, or without low-rank layers; frozen weights are not saved.
@@ -51,6 +58,7 @@ def save_training(
         TypeError: for something that cannot be saved, naming it. No file is written then.
         ValueError: for a model that `load_training` would refuse, with a NaN for example, and for
             an optimizer of another model.
+        RuntimeError: on the other processes, if the first one could not write.
     """
     file = _checked(path)
     _check_json(progress)
@@ -58,23 +66,26 @@ def save_training(
     _check_inside(model, optimizer)
     parts, content = trained_tensors(model)
     stored(file, parts, content)
+    replicas = replicas_in(model)
     values: list[Any] = []
     state = {
         "optimizer": optimizer.state_dict(),
         "scheduler": None if scheduler is None else scheduler.state_dict(),
-        "random": random_state(),
+        "random": random_state(replicas),
     }
     tree = {key: flatten(value, values, key) for key, value in state.items()}
     tensors = {MODEL_PREFIX + name: t for name, t in parts.items()}
-    tensors |= {f"{STATE_PREFIX}{i}": t for i, t in enumerate(values)}
+    tensors |= {f"{STATE_PREFIX}{i}": whole(t) for i, t in enumerate(values)}
     types = {"optimizer": _kind(optimizer), "scheduler": _kind(scheduler)}
-    write_document(
-        file,
-        tensors,
-        {"model": content, "types": types, "tree": tree, "progress": dict(progress)},
-        format=FORMAT,
-        version=VERSION,
-    )
+    told = {"model": content, "types": types, "tree": tree, "progress": dict(progress)}
+
+    def write() -> None:
+        write_document(file, tensors, told, format=FORMAT, version=VERSION)
+
+    if replicas is None:
+        write()
+    else:
+        replicas.once(write)
 
 
 def load_training(
@@ -85,6 +96,11 @@ def load_training(
     scheduler: LRScheduler | None = None,
 ) -> dict[str, Any]:
     """Put a run back where `save_training` left it; ranks follow the file.
+
+    On several processes, call it on all of them, after `rankwise.distributed.prepare`. On as many
+    as before, each gets its own random state back. On more, the new ones get states of their own,
+    drawn from the first; on fewer, those of the rest are left. Then a run without dropout goes on
+    as before if it gets the same batches in all, up to rounding.
 
     Args:
         path: of the file.
@@ -120,7 +136,8 @@ def load_training(
     except Exception as error:
         put_(model, before)
         raise ValueError(f"{document.path}: optimizer or scheduler do not fit: {error}") from error
-    set_random_state_(tree["random"])
+    replicas = replicas_in(model)
+    set_random_state_(tree["random"], 0 if replicas is None else replicas.process)
     return dict(content["progress"])
 
 

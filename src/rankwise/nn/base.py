@@ -14,9 +14,15 @@ def check_module(model: Any) -> None:
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
 
 
+def own_class(module: Any) -> type[Any]:
+    """The class of `module` as it was written: FSDP2 puts one of its own, `FSDP...`, before it."""
+    return next(k for k in type(module).__mro__ if not k.__name__.startswith("FSDP"))
+
+
 def is_transposed(module: Any) -> bool:
     """Hugging Face's `Conv1D` (GPT-2): weight stored as (in, out)."""
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf") and hasattr(module, "nx")
+    named = own_class(module).__name__ == "Conv1D"
+    return named and hasattr(module, "nf") and hasattr(module, "nx")
 
 
 def is_linear(module: Any) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from rankwise.nn.factored import Factored, adapter_repr
-from rankwise.nn.function import check_rank_kept, rows_of
+from rankwise.nn.function import check_rank_kept, rows_of, shaped
 from rankwise.nn.plain import linear
 from rankwise.numerics.factors import Factors
 
@@ -105,7 +105,7 @@ class LowRankLookup(Function):
     ) -> tuple[Tensor, Tensor]:
         rows = U[index.flatten()]
         y = rows @ S @ V.mT
-        return y.view(*index.shape, V.shape[0]), rows
+        return shaped(y, index.shape), rows
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -40,7 +40,7 @@ class LowRankProduct(Function):
             y = y if b is None else y + b
         else:
             y = torch.nn.functional.linear(rows, W0, b).add_(mixed @ Ut, alpha=scale)
-        return y.view(*x.shape[:-1], y.shape[-1]), at
+        return shaped(y, x.shape[:-1]), at
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -123,6 +123,16 @@ def check_rank_kept(forward: int, backward: int) -> None:
 def rows_of(t: Tensor) -> Tensor:
     """All vectors of a batch as the rows of one matrix."""
     return t.reshape(-1, t.shape[-1])
+
+
+def shaped(rows: Tensor, places: torch.Size) -> Tensor:
+    """The inverse of `rows_of`, for results of a `Function`.
+
+    Not by `view`: autograd lets nothing be done in place with a view that a `Function` returns, be
+    it `nn.ReLU(inplace=True)` or `x += y`, and FSDP2 warns of it.
+    """
+    new: Tensor = torch.ops.aten._unsafe_view(rows, [*places, rows.shape[-1]])
+    return new
 
 
 def _apply(*inputs: Tensor | float | None) -> Tensor:

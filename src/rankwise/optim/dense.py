@@ -6,13 +6,22 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from rankwise.distributed.sharded import is_sharded
+
 
 def adamw_(
     parameters: list[Tensor], state: dict[Tensor, dict[str, Any]], group: dict[str, Any]
 ) -> None:
     """One AdamW step for those `parameters` that have a gradient; `state` keeps the moments."""
-    pairs = [(p, p.grad) for p in parameters if p.grad is not None]
-    parameters = [p for p, _ in pairs]
+    present = [p for p in parameters if p.grad is not None]
+    # Torch's kernel takes many tensors at once, but none of two kinds.
+    for kind in (False, True):
+        _step_([p for p in present if is_sharded(p) is kind], state, group)
+
+
+def _step_(
+    parameters: list[Tensor], state: dict[Tensor, dict[str, Any]], group: dict[str, Any]
+) -> None:
     for p in parameters:
         if not state[p]:
             state[p].update(
@@ -23,7 +32,7 @@ def adamw_(
     if parameters:
         adamw(
             parameters,
-            [g for _, g in pairs],
+            [p.grad for p in parameters if p.grad is not None],
             [state[p]["exp_avg"] for p in parameters],
             [state[p]["exp_avg_sq"] for p in parameters],
             [],

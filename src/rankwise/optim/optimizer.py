@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from rankwise.distributed.sharded import all_finite, sharded_like, total_norm
+from rankwise.distributed.prepare import check_layouts
+from rankwise.distributed.sharded import all_finite, shard_, total_norm
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.nn.low_rank import LowRankModule
@@ -128,6 +129,7 @@ class Optimizer(torch.optim.Optimizer):
         check_kind("control", control, StepControl, "RateFree()")
         check_kind("conditioning", conditioning, Conditioning, "robust.NormLimit(1.0)")
         self.layers = trainable_layers(model)
+        check_layouts(model, dict(self.layers))
         self.rule = Adam() if rule is None else rule
         self.rank_rule = FixedRank() if rank_rule is None else rank_rule
         self.integrator = ParallelBUG() if integrator is None else integrator
@@ -180,6 +182,9 @@ class Optimizer(torch.optim.Optimizer):
         """
         integrator = self.integrator.at(self.steps + 1)
         check_whole_gradient(replicas_of(self.layers), integrator)
+        if not self._versions:
+            check_parameters(self._model, self.layers, self.param_groups)
+            warn_if_alone(self.layers)
         if not integrator.same_matrix:
             check_closure(self.integrator, closure, self._gradients())
             check_deterministic(self._model)
@@ -191,9 +196,6 @@ class Optimizer(torch.optim.Optimizer):
             return loss
         if not all_finite(list(self._gradients())):
             return self._skip(loss)
-        if not self._versions:
-            check_parameters(self._model, self.layers, self.param_groups)
-            warn_if_alone(self.layers)
         check_untouched(self, self.layers, self._versions)
         check_ranks_kept(self.layers, self.state)
         for group in self.param_groups:
@@ -310,14 +312,17 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
-        """`sqrt(sum ||P(W) G||^2 + sum ||dense gradients||^2)`, zero at a stationary point."""
+        """`sqrt(sum ||P(W) G||^2 + sum ||dense gradients||^2)`, zero at a stationary point.
+
+        With sharded parameters, a sum over all processes: each of them has to ask.
+        """
         layers = [layer for name, layer in self.layers if has_gradient(name, layer)]
         squares = [layer.tangent_gradient().squared_norm() for layer in layers]
         factors = self._factors()
         present = (p for group in self.param_groups for p in group["params"] if p.grad is not None)
         dense = [p.grad for p in present if id(p) not in factors]
         if dense:
-            squares.append(total_norm(dense).square())
+            squares.append(total_norm(dense).square().to(squares[0].device if squares else None))
         return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
 
     @torch.no_grad()
@@ -331,7 +336,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    p.grad.mul_(factor)
+                    p.grad.mul_(factor.to(p.grad.device))
         return norm
 
     def state_dict(self) -> dict[str, Any]:
@@ -350,8 +355,7 @@ class Optimizer(torch.optim.Optimizer):
         own = saved_parts(state_dict)
         check_parts(own, rule=self.rule, integrator=self.integrator, control=self.control)
         super().load_state_dict(state_dict)
-        for p, state in self.state.items():
-            state.update({k: sharded_like(t, p) for k, t in state.items() if isinstance(t, Tensor)})
+        shard_(self.state)
         self.steps, self.skipped = own["steps"], own["skipped"]
         self._versions.clear()
         check_saved_ranks(self.layers, self.state)

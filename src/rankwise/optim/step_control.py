@@ -4,10 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankwise.distributed.sharded import is_sharded, whole
-from rankwise.nn.base import frozen_weight
+from rankwise.nn.base import frozen_weight, is_transposed, own_class
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.manifold import TangentVector
 from rankwise.optim.update_rule import State
@@ -69,12 +69,20 @@ class StepControl(ABC):
 
 
 def weight_norm(layer: LowRankModule) -> float:
-    """`||W||_F` in units of the factors: of the frozen weight where it can be read.
+    """`||W||_F` in units of the factors: of the frozen weight of a linear map where it can be read.
 
-    Else that of a map (m, n) which preserves the variance of its input, `sqrt(m)`.
+    Else that of a map (m, n) which preserves the variance of its input, `sqrt(m)`. Of a sharded
+    weight all processes ask at once.
     """
-    plain = None if layer.base is None else frozen_weight(layer.base)
-    weight: Any = getattr(layer.base, "weight", None) if plain is None else plain[0]
-    readable = plain is not None or is_sharded(weight)
-    norm = float(whole(weight.norm())) if readable else 0.0
+    weight = None if layer.base is None else _readable(layer.base)
+    norm = 0.0 if weight is None else float(whole(weight.norm()))
     return (norm or layer.shape[0] ** 0.5) / abs(layer.scale)
+
+
+def _readable(base: nn.Module) -> Tensor | None:
+    weight: Any = getattr(base, "weight", None)
+    if is_sharded(weight):
+        linear = own_class(base) is nn.Linear or is_transposed(base)
+        return weight if linear and weight.is_floating_point() else None
+    plain = frozen_weight(base)
+    return None if plain is None else plain[0]

@@ -7,6 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rankwise.distributed.prepare import check_layouts
 from rankwise.distributed.replicas import ALIGN_EVERY, Replicas
 from rankwise.distributed.sharded import is_sharded
 from rankwise.integrators.integrator import Integrator
@@ -51,19 +52,30 @@ def check_whole_gradient(replicas: Replicas | None, integrator: Integrator) -> N
 def check_parameters(
     model: nn.Module, layers: Sequence[NamedLayer], groups: Sequence[Mapping[str, Any]]
 ) -> None:
-    """ValueError if parameters were replaced or sharded since the optimizer was made."""
-    for name, layer in layers:
-        if is_sharded(layer.U):
-            raise ValueError(
-                f"the factors of layer {name!r} are sharded, and a sharded tensor keeps its shape. "
-                "Write `replicas = rankwise.distributed.prepare(model)` and "
-                "`fully_shard(..., ignored_params=set(replicas.factors))`"
-            )
-    own = {id(p) for p in model.parameters()}
-    if any(id(p) not in own for group in groups for p in group["params"]):
+    """ValueError if parameters were replaced or sharded since the optimizer was made.
+
+    Warns of dense parameters whose gradients nothing averages.
+    """
+    check_layouts(model, dict(layers))
+    own = {id(p): name for name, p in model.named_parameters()}
+    held = [p for group in groups for p in group["params"]]
+    if any(id(p) not in own for p in held):
         raise ValueError(
             "the model has other parameters than when this optimizer was made: something, such as "
-            "`fully_shard`, has replaced them. Make the optimizer afterwards"
+            "`fully_shard` or DeepSpeed's ZeRO, has replaced them. Make the optimizer after "
+            "`fully_shard`; DeepSpeed is not supported"
+        )
+    replicas = replicas_of(layers)
+    if replicas is None or replicas.processes == 1 or replicas.in_ddp:
+        return
+    factors = {id(p) for p in replicas.factors}
+    alone = [own[id(p)] for p in held if id(p) not in factors and not is_sharded(p)]
+    if alone:
+        warnings.warn(
+            f"{alone[0]!r} trains, and neither DDP nor `fully_shard` holds it (nor {len(alone) - 1}"
+            " more): unless you average its gradient yourself, each process trains its own. Wrap "
+            "the model in DistributedDataParallel, or call `fully_shard` on the whole of it too",
+            stacklevel=3,
         )
 
 

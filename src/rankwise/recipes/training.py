@@ -77,7 +77,7 @@ def train(
     for line in history:
         report(line)
     run.enter(run.model)
-    with _asked_to_stop() as asked:
+    with asked_to_stop() as asked:
         for step in range(len(history) + 1, run.steps + 1):
             line = _step(run, loss_at, step, recorder)
             history.append(line)
@@ -131,7 +131,7 @@ def _restored(run: Run) -> int:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
     """Within, the first SIGINT or SIGTERM is remembered; a second one acts as it always does."""
     received: list[int] = []
     before: dict[signal.Signals, Any] = {}

@@ -1,8 +1,6 @@
 """The low-rank network and its dense twin, each with what trains it."""
 
 import copy
-import hashlib
-import json
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rankwise.io.state import dense_trained
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rate_free import RateFree
-from rankwise.recipes.images import Images
+from rankwise.recipes.images import Images, fingerprint
 from rankwise.recipes.low_rank_start import Start, rank_rule, start_for
 from rankwise.recipes.networks import BUILT_IN, network
 from rankwise.recipes.train_options import TrainOptions
@@ -62,7 +60,7 @@ def low_rank_network(dense: nn.Module, start: Start, seed: int) -> nn.Module:
 def runs_of(twins: Twins, options: TrainOptions, data: Images) -> dict[str, Run]:
     """Of the low-rank network, and of the dense one if it is asked for."""
     steps = options.step_count(len(data.train))
-    identity = {"data": _fingerprint(data)}
+    identity = {"data": fingerprint(data)}
 
     def run(model: nn.Module, optimizer: Optimizer, part: str) -> Run:
         scheduler = LambdaLR(optimizer, warm_up_and_decay(steps))
@@ -96,10 +94,3 @@ def _optimizer(twins: Twins, options: TrainOptions, steps: int) -> Optimizer:
         conditioning=conditioning,
         groups=[{"params": dense, "lr": OWN_LR}] if dense else [],
     )
-
-
-def _fingerprint(data: Images) -> str:
-    digest = hashlib.sha256(json.dumps(data.classes).encode())
-    for part in data[:4]:
-        digest.update(part.numpy().data)
-    return digest.hexdigest()

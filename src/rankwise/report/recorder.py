@@ -13,6 +13,7 @@ from torch import Tensor
 from rankwise.io.atomic import write_text
 from rankwise.io.path import given_path
 from rankwise.optim.optimizer import Optimizer
+from rankwise.optim.together import replicas_of
 from rankwise.report.description import described
 from rankwise.report.history import (
     HISTORY,
@@ -24,6 +25,7 @@ from rankwise.report.history import (
     write_history,
 )
 from rankwise.report.machine import machine, memory_in_use, peak_memory, versions
+from rankwise.report.scalars import sent
 from rankwise.report.size import trained_parameters
 from rankwise.report.spectra import spectra
 
@@ -41,6 +43,9 @@ class Recorder:
     `history.jsonl` gets a line a step, `run.json` what does not change: layers, rules, versions,
     machine. Call `step` once after each `optimizer.step()`, and `finish` in the end. The learning
     rate and the norm of the gradient are taken by the recorder as the optimizer's step begins.
+
+    On several processes, after `rankwise.distributed.prepare`, only the first one writes. Have a
+    recorder on each of them: the norm of gradients that FSDP2 has sharded takes all processes.
 
     Args:
         folder: of the run; made if it is not there.
@@ -77,9 +82,12 @@ class Recorder:
     def resume(self, step: int) -> list[Line]:
         """Go on after `step`, >= 0: later lines of an interrupted session are dropped.
 
-        Call it once the optimizer's state is restored. Returns the lines that stay; ValueError if
-        some of them are missing.
+        Call it once the optimizer's state is restored. Returns the lines that stay (none on a
+        process that does not write); ValueError if some of them are missing.
         """
+        if not self._writes:
+            self._last = {"step": step} if step else None
+            return []
         lines = truncate_history(self.folder / HISTORY, step)
         for line in lines:
             self._ranks = line.get("ranks", self._ranks)
@@ -118,10 +126,12 @@ class Recorder:
             line["ranks"] = self._ranks = told
         if self._optimizer.skipped != self._skipped:
             line["skipped"] = self._skipped = self._optimizer.skipped
+        line |= sent(self._optimizer)
         step = line["step"]
         if step == 1 or step % self._every == 0:
             line |= self._details(with_spectra=_has_spectra(step, self._every))
-        append_line(self.folder / HISTORY, line)
+        if self._writes:
+            append_line(self.folder / HISTORY, line)
         self._last = line
         self._clock = time.perf_counter()
         return line
@@ -129,6 +139,8 @@ class Recorder:
     def close(self) -> Line | None:
         """End the recording: the last line gets its spectra; returns it, None if there is none."""
         self._hook.remove()
+        if not self._writes:
+            return self._last
         if self._last is not None and "spectra" not in self._last:
             lines = read_history(self.folder / HISTORY)
             lines[-1] = self._last = self._last | self._details(with_spectra=True)
@@ -140,9 +152,18 @@ class Recorder:
     def finish(self, metrics: Mapping[str, Any] | None = None) -> None:
         """End a run that is complete, with results (JSON) of your own such as an accuracy."""
         self.close()
-        write_text(self.folder / METRICS, json.dumps(dict(metrics or {}), indent=2) + "\n")
+        if self._writes:
+            text = json.dumps(dict(metrics or {}), indent=2) + "\n"
+            write_text(self.folder / METRICS, text)
+
+    @property
+    def _writes(self) -> bool:
+        replicas = replicas_of(self._optimizer.layers)
+        return replicas is None or replicas.is_first
 
     def _begin(self) -> None:
+        if not self._writes:
+            return
         for name in (HISTORY, METRICS):
             file = self.folder / name
             if file.exists() and file.stat().st_size:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rankwise.nn.base import is_linear, linear_shape
+from rankwise.nn.base import is_linear, linear_shape, own_class
 from rankwise.nn.conv import LowRankConv2d
 from rankwise.nn.conv1d import LowRankConv1d
 from rankwise.nn.embedding import LowRankEmbedding
@@ -41,7 +41,7 @@ def map_kind(module: nn.Module) -> str:
     """One of "linear", "embedding", "conv1d", "conv2d", "" of a layer that takes no adapter."""
     if isinstance(module, LowRankModule):
         return "" if module.base is None else map_kind(module.base)
-    return "linear" if is_linear(module) else MAPS.get(type(module), "")
+    return "linear" if is_linear(module) else MAPS.get(own_class(module), "")
 
 
 def map_shape(module: nn.Module) -> tuple[int, int]:

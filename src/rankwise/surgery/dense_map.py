@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rankwise.nn.base import is_transposed
+from rankwise.nn.base import is_transposed, own_class
 from rankwise.nn.conv import LowRankConv2d, patches, places
 from rankwise.nn.conv1d import LowRankConv1d
 from rankwise.nn.embedding import LowRankEmbedding
@@ -113,7 +113,7 @@ def dense_map(module: nn.Module) -> DenseMap | None:
     """How `module` is a matrix; None for a layer that rankwise does not know as one."""
     if is_transposed(module):
         return TransposedLinearMap(module)
-    seen_by = REGISTRY.get(type(module))
+    seen_by = REGISTRY.get(own_class(module))
     return None if seen_by is None else seen_by(module)
 
 

@@ -5,6 +5,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from rankwise.distributed.sharded import is_sharded
 from rankwise.nn.base import is_plain, is_transposed
 from rankwise.nn.factored import Factored
 from rankwise.nn.low_rank import ORIGINAL
@@ -99,6 +100,12 @@ def _check_plain(name: str, layer: Factored) -> None:
     assert base is not None
     plain = type(base) in PLAIN or is_transposed(base)
     weight = _weight(layer)
+    if is_sharded(weight):
+        raise ValueError(
+            f"the base of layer {name!r} is sharded over processes, to which no whole matrix can "
+            "be added. `save` the adapter on all processes, `load` it in a single one, and merge "
+            "there"
+        )
     if not plain or not is_plain(weight):
         raise ValueError(
             f"layer {name!r} has a base of type {type(base).__name__} with a weight of type "

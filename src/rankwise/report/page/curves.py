@@ -88,6 +88,8 @@ def more_charts(networks: Sequence[Named]) -> list[Chart]:
         _chart(networks, "lr", "Learning rate", "", "lr", from_zero=True),
         _memory(networks),
         _seconds(networks),
+        _chart(networks, "bytes", "Sent in a step", "bytes of factor gradients, of one process",
+               "bytes_per_step", from_zero=True, style="steps"),
     ]  # fmt: skip
     return [chart for chart in charts if any(any(map(isfinite, c.ys)) for c in chart.curves)]
 

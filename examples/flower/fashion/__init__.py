@@ -1,0 +1,1 @@
+"""An app for Flower: FeDLRT on Fashion-MNIST."""

@@ -1,0 +1,25 @@
+"""`rankwise federate`: the job, with its progress and its table on the screen."""
+
+from rankwise.cli.progress import progress
+from rankwise.cli.table import comparison
+from rankwise.recipes.federate import FIGURE, TABLE, federate, table_of
+from rankwise.recipes.federate_options import FederateOptions
+from rankwise.recipes.folder import METRICS
+from rankwise.recipes.history import Line
+
+
+def run_federate(options: FederateOptions) -> None:
+    """Train on the data of many clients in low rank, and print how it compares with FedAvg."""
+    with progress(_state) as (console, watcher):
+        outcome = federate(options, watcher)
+    console.print(comparison(*table_of(outcome.metrics)))
+    files = ", ".join(str(outcome.folder / name) for name in (FIGURE, TABLE, METRICS))
+    console.print(f"written: {files}", soft_wrap=True)
+
+
+def _state(line: Line) -> str:
+    told = f"round {line['round']}  accuracy {line['accuracy']:.2%}"
+    if line["ranks"]:
+        told += f"  ranks {' '.join(map(str, line['ranks'].values()))}"
+    missing = line["participants"] - line["answered"]
+    return f"{told}  {missing} dropped" if missing else told
