@@ -49,14 +49,21 @@ def outline_of(model: nn.Module) -> Outline:
     """What trains in `model`.
 
     Raises:
-        ValueError: for Tucker kernels, merged layers, batch norms without momentum, and where
-            nothing trains.
+        ValueError: for Tucker kernels, merged layers, batch norms without momentum, bases in 16
+            bits, which cannot be orthonormal enough, and where nothing trains.
     """
     layers = {n: _factored(n, layer) for n, layer in low_rank_layers(model).items()}
     trained = {n: layer for n, layer in layers.items() if layer.S.requires_grad}
     dense = {n: p.detach().to("meta") for n, p in dense_trained(model).items()}
     if not trained and not dense:
         raise ValueError("nothing in `model` trains: every parameter is frozen")
+    for name, layer in trained.items():
+        if layer.S.dtype.itemsize < 4:
+            raise ValueError(
+                f"the factors of layer {name!r} are {layer.S.dtype}, and their bases must be "
+                "orthonormal to float32: `model.float()`. `FeDLRT(direction_dtype=torch.bfloat16)` "
+                "sends less all the same"
+            )
     return Outline(
         {n: Weight(*layer.shape, layer.S.dtype) for n, layer in trained.items()},
         dense,
