@@ -71,8 +71,9 @@ assert torch.equal(other(torch.eye(8)), net(torch.eye(8)))
 optimizer = rw.Optimizer(net)
 net(torch.eye(8)).square().mean().backward()
 optimizer.step()
-rw.save_training(f"{folder}/state.safetensors", model=net, optimizer=optimizer, progress={"step": 1})
-assert rw.load_training(f"{folder}/state.safetensors", model=net, optimizer=optimizer) == {"step": 1}
+state, parts = f"{folder}/state.safetensors", {"model": net, "optimizer": optimizer}
+rw.save_training(state, **parts, progress={"step": 1})
+assert rw.load_training(state, **parts) == {"step": 1}
 server = Server(net, FeDLRT(), ["a"])
 server.save(f"{folder}/server.safetensors")
 server.load(f"{folder}/server.safetensors")

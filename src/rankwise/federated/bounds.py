@@ -68,7 +68,10 @@ def flaw_of(arrays: Any, like: Arrays, bound: float = float("inf")) -> str | Non
     size = norm_of(arrays)
     if size <= bound:
         return None
-    return f"norm {size:.3g} is above the bound {bound:.3g}, `Bounds(norm=...)`: it may diverge"
+    return (
+        f"norm {size:.3g} is above the bound {bound:.3g}; try a smaller `lr`, or a larger "
+        "`Bounds(norm=...)` if that is no divergence"
+    )
 
 
 def norm_of(arrays: Mapping[str, Tensor]) -> float:

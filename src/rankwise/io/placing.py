@@ -182,8 +182,8 @@ def _check_adaptable(state: Stored, name: str, layer: Layer) -> None:
     held = [n for n in state.dense if n.startswith(within)]
     if held:
         raise ValueError(
-            f"{path}: parameter {held[0]!r} belongs to a layer to be adapted, whose own are frozen. "
-            f"If {name!r} was low rank as a whole, call `rankwise.factorize_` on the model first"
+            f"{path}: parameter {held[0]!r} belongs to a layer to be adapted, whose own "
+            f"are frozen. If {name!r} was low rank as a whole, call `factorize_` on the model first"
         )
     twice = [own for own in layer.names if own != name and own in state.layers]
     if twice:
