@@ -18,7 +18,8 @@ LIMIT = 120
 def on_processes(count: int, scene: Callable[..., Any], *args: Any) -> list[Any]:
     """What `scene(rank, *args)` returns on each process; AssertionError with what one raised.
 
-    Processes are forked, so that they start in milliseconds and may run a function of a test.
+    Processes are forked, so that they start in milliseconds and may run a function of a test. Their
+    environment is that of torchrun.
     """
     with tempfile.TemporaryDirectory() as folder:
         context = mp.get_context("fork")
@@ -44,7 +45,11 @@ def on_processes(count: int, scene: Callable[..., Any], *args: Any) -> list[Any]
 
 
 def _run(rank: int, count: int, scene: Callable[..., Any], args: Any, folder: Path) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ.update({name: str(number) for name, number in numbers.items()})
+    # No port is opened: the processes meet in a file.
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT="1", TORCHELASTIC_RUN_ID="forked")
+    os.environ.update(GROUP_RANK="0", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
     try:
         store = dist.FileStore(str(folder / "store"), count)

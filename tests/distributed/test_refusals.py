@@ -14,12 +14,6 @@ from processes import on_processes
 from sharded import batch, loss_of, network, shard_
 
 
-class DeepSpeedEngine(nn.Module):
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-
 def step(net, optimizer):
     loss_of(net, *batch(0, 8)).backward()
     optimizer.step()
@@ -74,10 +68,14 @@ def fsdp1():
     FullyShardedDataParallel(net, device_id=torch.device("cpu"), use_orig_params=True)
 
 
-def deepspeed():
+def flat_parameters():
+    """DeepSpeed's engine cannot be seen: it registers its module by hand. What ZeRO does can be."""
     net = network()
     rw.distributed.prepare(net)
-    DeepSpeedEngine(net)
+    optimizer = rw.Optimizer(net)
+    for group in optimizer.param_groups:
+        group["params"] = [nn.Parameter(torch.cat([p.detach().view(-1) for p in group["params"]]))]
+    step(net, optimizer)
 
 
 def tensor_parallel():
@@ -92,11 +90,11 @@ REFUSALS = {
     forgot_ignored_params: SHARDED,
     forgot_ignored_params_after_the_optimizer: SHARDED,
     prepare_too_late: SHARDED,
-    optimizer_too_early: r"`fully_shard`, has replaced them. Make the optimizer afterwards",
+    optimizer_too_early: r"has replaced them. Make the optimizer after `fully_shard`",
     the_whole_is_not_sharded: r"UserWarning: 'head.weight' trains.*`fully_shard` on the whole",
     not_wrapped: r"'blocks.0.norm.weight' trains.* DDP .*\(nor 5 more\).*DistributedDataParallel",
     fsdp1: r"FullyShardedDataParallel keeps .* of a fixed size.*FSDP2 \(`fully_shard`\)",
-    deepspeed: r"DeepSpeedEngine keeps .* of a fixed size.*DistributedDataParallel or FSDP2",
+    flat_parameters: r"or DeepSpeed's ZeRO, has replaced them.*not supported",
     tensor_parallel: r"base of layer 'blocks.0.a' is tensor-parallel \('weight'.*FSDP2",
 }
 

@@ -1,13 +1,16 @@
 """The examples run as programs, a few steps of each, and go on where they say that they do."""
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 
 from rankwise.recipes.builtin import minilm_folder, movie_reviews
 from rankwise.recipes.images import read_images
@@ -58,7 +61,9 @@ def test_there_is_one_for_each_loop():
     assert {path.stem for path in RESUMED} == {"accelerate_loop", "own_loop", "trainer"}
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "program", [p for p in PROGRAMS if p.stem != "several_processes"], ids=lambda path: path.stem
+)
 def test_it_runs(program, run):
     assert "ranks [" in run(program, "--steps", "2")
 
@@ -74,6 +79,23 @@ def test_it_goes_on_exactly(program, run):
     run(program, "--steps", "21", "--output", "parts")
     resumed = run(program, "--steps", "24", "--output", "parts", "--resume")
     assert outcome(resumed) == outcome(whole) != []
+
+
+def test_two_processes_of_torchrun_take_the_steps_of_one(run, tmp_path):
+    program = EXAMPLES / "several_processes.py"
+    alone = run(program, "--steps", "2", "--output", "alone")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*launch, str(program), "--steps", "2", "--output", "together"], cwd=tmp_path,
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert re.findall(r"ranks .*", done.stdout) == re.findall(r"ranks .*", alone)
+    assert int(re.findall(r"([\d,]+) bytes", done.stdout)[0].replace(",", "")) > 100_000
+    one, two = (load_file(tmp_path / f / "adapter.safetensors") for f in ("alone", "together"))
+    for name in ("classifier.weight", "bert.pooler.dense.weight"):
+        assert torch.linalg.vector_norm(two[name] - one[name]) < 1e-3 * one[name].norm()
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)

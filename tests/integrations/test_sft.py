@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import rankwise as rw
 from conftest import BAD, GOOD, PLAIN
 from loops import largest_defect, optimizer_of, ranks, same_weights
+from processes import on_processes
 from rankwise.integrations.transformers import RankwiseCallback
+from scenes import distance, weights
 
 # Of datasets and TRL, of their own dependencies.
 pytestmark = [
@@ -68,6 +71,24 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
     assert ranks(again.model) == ranks(whole.model) != before
     assert same_weights(again.model, whole.model)
     assert largest_defect(whole.model) < 1e-5
+
+
+def on_two(rank, folder):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = language_model(exclude="lm_head").double()
+    rw.distributed.prepare(model)
+    trainer_of(model, folder, per_device_train_batch_size=4).train()
+    return ranks(model), weights(model)
+
+
+def test_two_processes_are_one_on_the_same_sentences(tmp_path):
+    found = on_processes(2, on_two, tmp_path)
+    model = language_model(exclude="lm_head").double()
+    trainer_of(model, tmp_path, per_device_train_batch_size=8).train()
+    assert ranks(model) != ranks(language_model(exclude="lm_head"))
+    for taken, end in found:
+        end.pop("ddp_anchor")
+        assert taken == ranks(model) and distance(end, weights(model)) < 1e-9
 
 
 def test_the_output_layer_must_be_left_out(tmp_path):

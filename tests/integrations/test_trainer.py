@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from loops import (
     same_weights,
     trainer_of,
 )
+from rankwise.integrations.arguments import check_engine
 from rankwise.integrations.transformers import RankwiseCallback
 from rankwise.integrators import BUG, AugmentedBUG
 
@@ -208,6 +210,13 @@ def test_arguments_without_effect_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def test_an_engine_with_parameters_of_its_own_is_refused():
+    """The arguments themselves are made where DeepSpeed is installed only."""
+    with pytest.raises(ValueError, match=r"deepspeed=\.\.\.\)` keeps parameters in flat buffers"):
+        check_engine(SimpleNamespace(deepspeed={"zero_optimization": {"stage": 2}}))
+    check_engine(SimpleNamespace(deepspeed=None))
 
 
 def test_arguments_that_were_handed_on_are_not(tmp_path):

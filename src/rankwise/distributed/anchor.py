@@ -12,8 +12,10 @@ def anchor_(model: nn.Module) -> None:
     """Give `model` the anchor, once; no state dict and no file has it."""
     if hasattr(model, NAME):
         return
-    device = next(model.parameters()).device
-    model.register_parameter(NAME, nn.Parameter(torch.zeros(1, device=device)))
+    # It comes before all others, and models take their own type and device from the first.
+    first = next(p for p in model.parameters() if p.is_floating_point())
+    zero = torch.zeros(1, dtype=first.dtype, device=first.device)
+    model.register_parameter(NAME, nn.Parameter(zero))
     model.register_state_dict_post_hook(_leave_out)
     model.register_load_state_dict_post_hook(_not_missing)
 

@@ -70,11 +70,12 @@ def prepare(
             )
     for earlier in {layer.replicas for layer in layers.values() if layer.replicas is not None}:
         earlier.release()
-    replicas = Replicas(layers, group, dtype)
     own = {id(p) for p in factors}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+    replicas = Replicas(layers, group, dtype, others)
     names = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in own]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
-    if not any(p.requires_grad and id(p) not in own for p in model.parameters()):
+    if not others:
         anchor_(model)
     replicas.start()
     return replicas

@@ -40,6 +40,8 @@ class Traffic(NamedTuple):
 class Replicas:
     """The low-rank layers of one model, on all processes of a group; made by `prepare`.
 
+    `others` are the parameters beside factors that train.
+
     Attributes:
         layers: by name.
         traffic: what their gradients have sent.
@@ -51,6 +53,7 @@ class Replicas:
         layers: dict[str, LowRankModule],
         group: dist.ProcessGroup | None,
         dtype: torch.dtype | None,
+        others: Sequence[Tensor] = (),
     ) -> None:
         self.layers = layers
         self.traffic = Traffic()
@@ -60,8 +63,9 @@ class Replicas:
         self._backward = -1
         self._wrapper: weakref.ref[Any] | None = None
         self._held = False
-        hooks = [p.register_post_accumulate_grad_hook(self._arm) for p in self.factors]
-        self._hooks = hooks
+        # Others too, for a process may use no low-rank layer at all where others wait for it.
+        armed = [*self.factors, *others]
+        self._hooks = [p.register_post_accumulate_grad_hook(self._arm) for p in armed]
         for layer in layers.values():
             layer.replicas = self
 
@@ -132,8 +136,9 @@ class Replicas:
         if missed:
             raise ValueError(
                 f"DDP wraps a {type(model).__name__}, but `rankwise.distributed.prepare` was "
-                f"called for a part of it and DDP would reduce {missed[0]!r}. Call "
-                "`rankwise.distributed.prepare(model)` with the module that is wrapped."
+                f"called for another module, such as a part of it, and DDP would reduce "
+                f"{missed[0]!r}. Call `rankwise.distributed.prepare(model)` with the module that "
+                "is wrapped"
             )
         self._wrapper = weakref.ref(wrapper)
         self.start()
@@ -194,7 +199,15 @@ class Replicas:
 
     def _waits(self) -> bool:
         wrapper = None if self._wrapper is None else self._wrapper()
-        return self._held or not getattr(wrapper, "require_backward_grad_sync", True)
+        if wrapper is None:
+            return self._held
+        if wrapper._join_config.enable:
+            raise ValueError(
+                "`join()` lets a process that has run out of batches answer for DDP's parameters, "
+                "and not for the factors of low-rank layers. Give all processes equally many "
+                "batches, e.g. by `DataLoader(..., drop_last=True)` or a `DistributedSampler`"
+            )
+        return self._held or not wrapper.require_backward_grad_sync
 
     @torch.no_grad()
     def _reduce(self) -> None:

@@ -44,6 +44,16 @@ def check_arguments(args: Any, optimizer: Optimizer) -> None:
         )
 
 
+def check_engine(args: Any) -> None:
+    """ValueError for a training engine that keeps parameters of its own."""
+    if getattr(args, "deepspeed", None):
+        raise ValueError(
+            f"`{type(args).__name__}(deepspeed=...)` keeps parameters in flat buffers of its own, "
+            "and ranks change their shapes. Leave it out, and call "
+            "`rankwise.distributed.prepare(model)` for DDP"
+        )
+
+
 def check_logging(args: Any) -> None:
     """ValueError unless the loss of each step is told."""
     if args.logging_strategy != "steps" or args.logging_steps != 1:

@@ -7,7 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from rankwise.distributed.replicas import replicas_in
-from rankwise.integrations.arguments import check_arguments, check_head, check_logging
+from rankwise.integrations.arguments import (
+    check_arguments,
+    check_engine,
+    check_head,
+    check_logging,
+)
 from rankwise.integrations.found import rankwise_optimizers
 from rankwise.io.checkpoint import save
 from rankwise.nn.low_rank import low_rank_layers
@@ -57,6 +62,7 @@ class RankwiseCallback(TrainerCallback):
         write = "pass `optimizers=(rankwise.Optimizer(model), None)` to the trainer"
         self._optimizers = rankwise_optimizers(given["model"], [given["optimizer"]], write)
         for optimizer in self._optimizers:
+            check_engine(args)
             check_arguments(args, optimizer)
             check_head(args, given["model"])
             if self._record is not None:

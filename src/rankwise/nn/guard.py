@@ -28,8 +28,8 @@ class Held(NamedTuple):
 
 _Held: TypeAlias = "weakref.WeakKeyDictionary[Optimizer, Held]"
 WRAPPERS = (AveragedModel, DistributedDataParallel)
-UNSUPPORTED = ("FullyShardedDataParallel", "DeepSpeedEngine")
-"""By name, for their packages are large or not there."""
+UNSUPPORTED = ("FullyShardedDataParallel",)
+"""By name, for importing it takes long."""
 
 _layers: "weakref.WeakSet[Any]" = weakref.WeakSet()
 _held: _Held = weakref.WeakKeyDictionary()

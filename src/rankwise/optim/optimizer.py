@@ -40,6 +40,7 @@ from rankwise.optim.together import (
     check_whole_gradient,
     moments,
     replicas_of,
+    warn_if_alone,
 )
 from rankwise.optim.trust import Trust
 from rankwise.optim.update_rule import State, UpdateRule
@@ -183,6 +184,7 @@ class Optimizer(torch.optim.Optimizer):
         check_whole_gradient(replicas_of(self.layers), integrator)
         if not self._versions:
             check_parameters(self._model, self.layers, self.param_groups)
+            warn_if_alone(self.layers)
         if not integrator.same_matrix:
             check_closure(self.integrator, closure, self._gradients())
             check_deterministic(self._model)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rankwise.distributed.prepare import check_layouts
@@ -24,6 +25,18 @@ def replicas_of(layers: Sequence[NamedLayer]) -> Replicas | None:
             "apart from others: call `prepare` once, with the whole model, when all layers are made"
         )
     return next(iter(found.values()), None)
+
+
+def warn_if_alone(layers: Sequence[NamedLayer]) -> None:
+    """Warn where several processes run and nothing keeps the factors of `layers` together."""
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if layers and several and replicas_of(layers) is None:
+        warnings.warn(
+            f"{dist.get_world_size()} processes run, and `rankwise.distributed.prepare(model)` was "
+            "not called: each process trains factors of its own, by its own batches. If they are "
+            "to train one model, call it on every process before the first step",
+            stacklevel=2,
+        )
 
 
 def check_whole_gradient(replicas: Replicas | None, integrator: Integrator) -> None:
@@ -49,7 +62,8 @@ def check_parameters(
     if any(id(p) not in own for p in held):
         raise ValueError(
             "the model has other parameters than when this optimizer was made: something, such as "
-            "`fully_shard`, has replaced them. Make the optimizer afterwards"
+            "`fully_shard` or DeepSpeed's ZeRO, has replaced them. Make the optimizer after "
+            "`fully_shard`; DeepSpeed is not supported"
         )
     replicas = replicas_of(layers)
     if replicas is None or replicas.processes == 1 or replicas.in_ddp:
