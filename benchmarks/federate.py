@@ -69,9 +69,10 @@ def report(runs: list[Metrics]) -> str:
     for name in ORDER:
         own = [run["results"][name] for run in runs]
         gaps = [100 * (run["results"][name]["accuracy"] - run["target"]) for run in runs]
+        whole = [run["results"]["fedavg"]["bytes"] for run in runs]
         until = [
-            None if m["reached"] is None else m["reached"]["bytes"] / r["results"]["fedavg"]["bytes"]
-            for m, r in zip(own, runs, strict=True)
+            None if m["reached"] is None else m["reached"]["bytes"] / total
+            for m, total in zip(own, whole, strict=True)
         ]
         lines.append([
             own[0]["title"],
