@@ -49,7 +49,7 @@ def run(
         raise ValueError(
             f"`clients` must be those of the server, {list(server.clients)}, got {sorted(clients)}"
         )
-    records = []
+    records: list[RoundRecord] = []
     for _ in range(rounds):
         round = server.open_round()
         while round.request is not None:
