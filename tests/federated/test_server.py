@@ -265,6 +265,13 @@ def test_a_run_that_cannot_be_meant_is_refused_before_the_first_round(draw, kind
     assert server.number == 0
 
 
+def test_a_server_needs_names_and_values(draw):
+    with pytest.raises(TypeError, match="`clients` must be a list of names, got 3"):
+        Server(dense(10, 8), FedAvg(), 3)
+    with pytest.raises(ValueError, match="'weight' is on the meta device"):
+        Server(dense(10, 8).to("meta"), FedAvg(), ["a"])
+
+
 def test_a_server_saves_to_files_only(draw, tmp_path):
     server, _ = federation(dense(10, 8), FedAvg(), heterogeneous(draw).data)
     for path in (tmp_path, "."):
