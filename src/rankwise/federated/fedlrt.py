@@ -8,7 +8,7 @@ from rankwise.federated.correction import Correction, FullCorrection
 from rankwise.federated.fedlrt_phases import Directions, Train
 from rankwise.federated.message import Arrays
 from rankwise.federated.outline import Outline
-from rankwise.federated.phase import Method, Phase, Rate, check_descent
+from rankwise.federated.phase import Method, Phase, Rate, check_descent, check_low_rank
 from rankwise.federated.server_step import MeanStep, ServerStep
 from rankwise.io.stored import MAX_DEFECT, join
 from rankwise.numerics.factors import orthonormality_defect
@@ -101,11 +101,7 @@ class FeDLRT(Method):
         return self.correction.phases(directions, train)
 
     def check(self, outline: Outline) -> None:
-        if not outline.layers:
-            raise ValueError(
-                "`FeDLRT` trains low-rank layers, and `model` has none that trains: call "
-                "`rankwise.factorize_` or `rankwise.adapt_` before, or use `FedAvg`"
-            )
+        check_low_rank("FeDLRT", outline)
 
     def check_state(self, outline: Outline, known: Arrays) -> None:
         for layer in outline.layers:
