@@ -102,7 +102,8 @@ WRONG = {
     "absurdly many": (lambda r: replace(r, samples=10**12), "claims 1000000000000 samples"),
     "more than can be printed": (lambda r: replace(r, samples=10**5000), "claims a int"),
     "a number for a name": (
-        lambda r: replace(r, arrays=r.arrays | {10**5000: torch.ones(1)}), "cannot be checked",
+        lambda r: replace(r, arrays=r.arrays | {10**5000: torch.ones(1)}),
+        "cannot be checked",
     ),
     "a dict that raises": (lambda r: replace(r, arrays=Raising(r.arrays)), "RuntimeError: no"),
     "half a sample": (lambda r: replace(r, samples=0.5), "claims 0.5 samples"),

@@ -199,7 +199,11 @@ def of_nothing(content) -> None:
 
 
 FAULTS = {
-    "raises": (dict(kind=Raising), "dropped", "RuntimeError.*a mistake in the loss !+$"),
+    "raises": (
+        dict(kind=Raising),
+        "dropped",
+        r"RuntimeError.*a mistake in the loss !+ \.\.\. !+",
+    ),
     "killed": (dict(silent=asks(0, "gradient")), "dropped", "no answer within 0.05 s"),
     "wrong shape": (dict(alter=hostile(of_another_shape)), "dropped", "not decoded: .*must be"),
     "NaN": (dict(alter=hostile(of_nan)), "refused", "NaN"),

@@ -9,7 +9,6 @@ from torch import Tensor
 from rankwise.federated.phase import Rate, check_rate, rate_at
 from rankwise.numerics.spectrum import spectral_power
 
-
 LEAST = 1e-6
 """Part of the largest singular value below which a direction is noise."""
 
@@ -44,8 +43,9 @@ class SpectralStep(ServerStep):
     than those that all see. No number more is sent and nothing is kept between rounds.
 
     Its length does not shrink by itself: let `lr` do so. Directions below `1e-6` of the largest, or
-    below the rounding of a core of that norm, are noise and left out; where nothing else is left
-    the core stays. A core of zeros has no length to be measured by, and becomes the mean.
+    below the rounding of the largest singular value of the core, are noise and left out; where
+    nothing else is left the core stays. A core of zeros has no length to be measured by, and
+    becomes the mean.
 
     Args:
         lr: length of the step over the norm of the core, > 0, or a function of the number of the
@@ -63,7 +63,7 @@ class SpectralStep(ServerStep):
             return mean
         change = mean - before
         largest = torch.linalg.matrix_norm(change, 2)
-        noise = torch.finfo(change.dtype).eps * size
+        noise = torch.finfo(change.dtype).eps * torch.linalg.matrix_norm(before, 2)
         if not largest > noise:
             return before
         polar = spectral_power(change, 0.0, rtol=max(LEAST, float(noise / largest)))

@@ -13,8 +13,8 @@ from rankwise.integrations.flower.message import ABOUT, of_request, to_reply
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds between two looks for answers; the pauses grow by half each."""
-LONGEST_REASON = 300
-"""Characters kept of what a client says of its failure."""
+BEGINNING, END = 100, 195
+"""Characters kept of a long reason: Ray tells last what was raised, a node first."""
 
 
 class Sent(NamedTuple):
@@ -30,7 +30,8 @@ class Post:
 
     A client is a node by name. The name that the operator gave to a node when registering its key
     counts; a node without one is asked for its own. Of nodes that call themselves by one name the
-    first keeps it as long as it is connected, and names that the server does not know are never asked for anything else.
+    first keeps it as long as it is connected, and names that the server does not know are never
+    asked for anything else.
 
     Args:
         grid: of the ServerApp.
@@ -151,7 +152,9 @@ class Post:
 def heard(message: Message, sent: Sent) -> Reply | Failure:
     """What an answer says; a Failure where it is an error, or must not be decoded."""
     if message.has_error():
-        reason = " ".join((message.error.reason or "").split())[:LONGEST_REASON]
+        reason = " ".join((message.error.reason or "").split())
+        if len(reason) > BEGINNING + END:
+            reason = f"{reason[:BEGINNING]} ... {reason[-END:]}"
         return Failure(sent.client, reason or f"error {message.error.code}")
     try:
         return to_reply(message.content, sent.client, sent.request, sent.like)
