@@ -38,7 +38,8 @@ class FeDLRT(Method):
         min_rank: of every layer, >= 1.
         max_rank: of every layer; None bounds it by the shape alone. Bases turn once in a round, so
             that a network trained from scratch in few rounds wants room.
-        gradient_batches: batches for a gradient; None takes all samples of a client.
+        gradient_batches: batches for a gradient; None, or more than a client has, takes all its
+            samples.
         direction_dtype: in which the new directions of the bases travel, such as `torch.bfloat16`;
             None for the type of the factors. Their rounding turns the new directions a little and
             nothing else, so that what a round converges to stays the same.
