@@ -35,20 +35,10 @@ def run(
         RuntimeError: from any other error of a client, with its name: that is a mistake in its
             model, loss or data, and ends the run.
     """
-    check_integer("rounds", rounds)
-    if rounds < 0:
-        raise ValueError(f"`rounds` must be at least 0, got {rounds}")
-    if not isinstance(clients, Mapping):
-        raise TypeError(
-            "`clients` must be a dict of clients by name, `{client.name: client, ...}`, got "
-            f"{type(clients).__name__}"
-        )
+    check_rounds(rounds)
+    check_clients(server, clients)
     if watch is not None and not callable(watch):
         raise TypeError(f"`watch` must be a function of a RoundRecord, got {watch!r}")
-    if set(clients) != set(server.clients):
-        raise ValueError(
-            f"`clients` must be those of the server, {list(server.clients)}, got {sorted(clients)}"
-        )
     records: list[RoundRecord] = []
     for _ in range(rounds):
         round = server.open_round()
@@ -62,6 +52,29 @@ def run(
             warnings.warn(void_message(record), stacklevel=2)
         records.append(record)
     return records
+
+
+def check_rounds(rounds: int) -> None:
+    """TypeError or ValueError for what is no number of rounds."""
+    check_integer("rounds", rounds)
+    if rounds < 0:
+        raise ValueError(f"`rounds` must be at least 0, got {rounds}")
+
+
+def check_clients(server: Server, clients: Mapping[str, Client]) -> None:
+    """TypeError or ValueError unless it is a dict with one for each name of the server."""
+    if not isinstance(clients, Mapping):
+        raise TypeError(
+            "`clients` must be a dict of clients by name, `{client.name: client, ...}`, got "
+            f"{type(clients).__name__}"
+        )
+    if set(clients) != set(server.clients):
+        raise ValueError(
+            f"`clients` must be those of the server, {list(server.clients)}, got {sorted(clients)}"
+        )
+    for name, client in clients.items():
+        if client.name != name:
+            raise ValueError(f"`clients[{name!r}]` has the name {client.name!r}")
 
 
 def ask(name: str, client: Client, request: Request) -> Reply | Failure:

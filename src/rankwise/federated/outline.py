@@ -9,7 +9,7 @@ from rankwise.federated.message import Arrays
 from rankwise.io.state import dense_trained, running_statistics
 from rankwise.io.stored import join
 from rankwise.nn.factored import Factored
-from rankwise.nn.low_rank import low_rank_layers
+from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 
 
 class Weight(NamedTuple):
@@ -49,21 +49,14 @@ def outline_of(model: nn.Module) -> Outline:
     """What trains in `model`.
 
     Raises:
-        ValueError: for Tucker kernels, merged layers, batch norms without momentum, bases in 16
-            bits, which cannot be orthonormal enough, and where nothing trains.
+        ValueError: for Tucker kernels, merged layers, batch norms without momentum, and where
+            nothing trains.
     """
     layers = {n: _factored(n, layer) for n, layer in low_rank_layers(model).items()}
     trained = {n: layer for n, layer in layers.items() if layer.S.requires_grad}
     dense = {n: p.detach().to("meta") for n, p in dense_trained(model).items()}
     if not trained and not dense:
         raise ValueError("nothing in `model` trains: every parameter is frozen")
-    for name, layer in trained.items():
-        if layer.S.dtype.itemsize < 4:
-            raise ValueError(
-                f"the factors of layer {name!r} are {layer.S.dtype}, and their bases must be "
-                "orthonormal to float32: `model.float()`. `FeDLRT(direction_dtype=torch.bfloat16)` "
-                "sends less all the same"
-            )
     return Outline(
         {n: Weight(*layer.shape, layer.S.dtype) for n, layer in trained.items()},
         dense,
@@ -105,6 +98,10 @@ def _factored(name: str, layer: object) -> Factored:
             f"layer {name!r} is a {type(layer).__name__}: federated training is made for matrices. "
             "Factorize convolutions as matrices, by `convolution=rankwise.LowRankConv2d`"
         )
+    check_not_merged(name, layer)
+    return layer
+
+
+def check_not_merged(name: str, layer: LowRankModule) -> None:
     if layer.merged:
         raise ValueError(f"layer {name!r} is merged; call `unmerge_(model)` before")
-    return layer
