@@ -13,7 +13,7 @@ import rankwise as rw
 from image_files import write_idx
 from rankwise.recipes.comparison import in_use
 from rankwise.recipes.federate import Outcome, federate, holdings
-from rankwise.recipes.federate_contenders import HalfThenDown
+from rankwise.recipes.federate_contenders import Falling
 from rankwise.recipes.federate_options import FederateOptions
 from rankwise.recipes.federate_table import reached
 from rankwise.recipes.history import Watcher
@@ -214,9 +214,11 @@ def test_reaching_an_accuracy_by_hand():
     assert reached(lines, 0.71) is None
 
 
-def test_rates_stay_for_half_of_the_rounds_and_end_above_zero():
-    rate = HalfThenDown(0.4, rounds=8)
+def test_rates_stay_for_a_while_and_end_above_zero():
+    rate = Falling(0.4, rounds=8)
     assert [rate(round) for round in range(8)] == pytest.approx([0.4] * 5 + [0.3, 0.2, 0.1])
+    rate = Falling(0.4, rounds=4, held=0.0)
+    assert [rate(round) for round in range(4)] == pytest.approx([0.4, 0.3, 0.2, 0.1])
 
 
 @pytest.mark.parametrize(

@@ -22,5 +22,7 @@ def _state(line: Line) -> str:
     told = f"round {line['round']}  accuracy {line['accuracy']:.2%}"
     if line["ranks"]:
         told += f"  ranks {' '.join(map(str, line['ranks'].values()))}"
+    if not line["answered"]:
+        return f"{told}  void: no sound answer"
     missing = line["participants"] - line["answered"]
-    return f"{told}  {missing} dropped" if missing else told
+    return f"{told}  without {missing} of {line['participants']} clients" if missing else told

@@ -72,10 +72,7 @@ class Client:
                 # Nothing but the last phase takes steps.
                 last = index + 1 == len(self.method.phases)
                 remedy = "try a smaller `lr` or fewer `steps`" if last else "see its data and loss"
-                raise FloatingPointError(
-                    f"client {self.name!r}: {name!r} is not finite after phase {phase.name!r} of "
-                    f"round {request.round}; {remedy}"
-                )
+                raise FloatingPointError(f"client {self.name!r}: {name!r} is not finite; {remedy}")
         # The memory of the phase before is kept after the last one, should that be asked for again.
         if index + 1 < len(self.method.phases):
             self.memory = (

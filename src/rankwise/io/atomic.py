@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import TensorSpec, serialize_file
 from torch import Tensor
 
 from rankwise.distributed.sharded import is_sharded
-from rankwise.io.safetensor import parts_of
 
 
 @contextmanager
@@ -52,9 +52,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             "single process"
         )
     own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        for part in parts_of(own, {"format": "pt", **metadata}):
-            file.write(part)
+    with replacing(path) as temporary:
+        # Not by `safetensors.torch`, which needs NumPy, for it is not among our dependencies.
+        entries = {name: _entry(t) for name, t in own.items()}
+        serialize_file(entries, temporary, metadata={"format": "pt", **metadata})
+
+
+def _entry(t: Tensor) -> TensorSpec:
+    """A dense tensor as safetensors takes it: by its address, so it has to live until then."""
+    kind = str(t.dtype).removeprefix("torch.")
+    return TensorSpec(dtype=kind, shape=t.shape, data_ptr=t.data_ptr(), data_len=t.nbytes)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -30,14 +30,15 @@ from rankwise.surgery.init import Random
 
 
 @dataclass(frozen=True)
-class HalfThenDown:
-    """`lr` in the first half of the rounds, then linearly towards zero."""
+class Falling:
+    """`lr` in the first `held` of the rounds, in [0, 1), then linearly towards zero."""
 
     lr: float
     rounds: int
+    held: float = 0.5
 
     def __call__(self, round: int) -> float:
-        return self.lr * min(1.0, 2 * (self.rounds - round) / self.rounds)
+        return self.lr * min(1.0, (1 - round / self.rounds) / (1 - self.held))
 
 
 class Contender(NamedTuple):
@@ -52,7 +53,7 @@ def corrected_by(correction: Correction) -> Callable[[FederateOptions], Method]:
     """FeDLRT with this correction, as asked otherwise."""
     return lambda options: FeDLRT(
         correction=correction,
-        lr=HalfThenDown(options.lr, options.rounds),
+        lr=Falling(options.lr, options.rounds),
         steps=options.local_steps,
         rtol=options.tolerance,
         max_rank=options.max_rank,
@@ -65,15 +66,15 @@ def corrected_by(correction: Correction) -> Callable[[FederateOptions], Method]:
 def server_step(options: FederateOptions) -> ServerStep:
     if options.server_lr == 0:
         return MeanStep()
-    return SpectralStep(HalfThenDown(options.server_lr, options.rounds))
+    return SpectralStep(Falling(options.server_lr, options.rounds, held=0.0))
 
 
 def fedavg(options: FederateOptions) -> Method:
-    return FedAvg(lr=HalfThenDown(options.fedavg_lr, options.rounds), steps=options.fedavg_steps)
+    return FedAvg(lr=Falling(options.fedavg_lr, options.rounds), steps=options.fedavg_steps)
 
 
 def factor_average(options: FederateOptions) -> Method:
-    return FactorAverage(lr=HalfThenDown(options.lr, options.rounds), steps=options.local_steps)
+    return FactorAverage(lr=Falling(options.lr, options.rounds), steps=options.local_steps)
 
 
 CONTENDERS = {

@@ -37,8 +37,8 @@ class FederateOptions:
     """Steps of a client in a round."""
     lr: float = 0.03
     """Learning rate of clients in low rank, constant for half of the rounds, then down to zero."""
-    server_lr: float = 0.25
-    """Of FeDLRT: length of the server's spectral step over the norm of a core; 0 for the mean."""
+    server_lr: float = 0.3
+    """Of FeDLRT: the server's spectral step over the norm of a core, falling; 0 for the mean."""
     fedavg_steps: int = 80
     """Local steps of FedAvg."""
     fedavg_lr: float = 0.2
