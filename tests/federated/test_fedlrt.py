@@ -291,6 +291,25 @@ def test_batches_for_the_gradient_are_those_of_the_correction(draw):
     torch.testing.assert_close(block, f.U.mT @ G @ f.V, rtol=1e-12, atol=1e-12)
 
 
+def test_a_gradient_takes_no_more_batches_than_there_are(draw):
+    """More would be samples seen again: the mean over all is exact, and costs less."""
+    problem, seen = heterogeneous(draw), []
+
+    def counted(model, x, y):
+        seen.append(len(x))
+        return square_error(model, x, y)
+
+    data = {"all": Samples(*problem.pooled(), batch_size=50)}
+    ends = []
+    start = factors(draw, 10, 8, 3)
+    for count in (1000, 3, None):
+        model, method = LowRankLinear(start), FeDLRT(lr=0.05, steps=1, gradient_batches=count)
+        run(*federation(model, method, data, counted), 1)
+        ends.append(weight(model))
+    assert seen == 3 * [50, 50, 40, 50, 50, 40, 50]
+    assert ends[0].equal(ends[2]) and ends[1].equal(ends[2])
+
+
 def test_running_statistics_are_averaged_and_unused_gradients_are_zero(draw):
     norm = nn.BatchNorm1d(6, affine=False).double()
     model = nn.Sequential(low_rank(draw, 6, 8, 2), norm)

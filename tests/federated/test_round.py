@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -68,6 +69,15 @@ def renamed(reply):
     return replace(reply, arrays=arrays)
 
 
+class Own(torch.Tensor):
+    """May answer anything to any function of PyTorch."""
+
+
+class Raising(dict):
+    def __getitem__(self, name):
+        raise RuntimeError("no")
+
+
 WRONG = {
     "NaN": (with_entry(float("nan")), "NaN or infinite"),
     "inf": (with_entry(float("inf")), "NaN or infinite"),
@@ -78,7 +88,9 @@ WRONG = {
     "integers": (first_as(lambda t: t.long()), "torch.int64"),
     "complex": (first_as(lambda t: t.to(torch.complex128)), "torch.complex128"),
     "float32": (first_as(lambda t: t.float()), "torch.float32"),
-    "a list": (first_as(lambda t: t.tolist()), "must be a tensor, got list"),
+    "a list": (first_as(lambda t: t.tolist()), "must be a plain tensor, got list"),
+    "of a subclass": (first_as(lambda t: t.as_subclass(Own)), "plain tensor, got Own"),
+    "nested": (first_as(lambda t: torch.nested.nested_tensor([t, t])), "plain tensor"),
     "sparse": (first_as(lambda t: t.to_sparse()), "dense"),
     "without content": (first_as(lambda t: t.to("meta")), "on the CPU"),
     "other name": (renamed, "is missing"),
@@ -88,11 +100,18 @@ WRONG = {
     "no samples": (lambda r: replace(r, samples=0), "claims 0 samples"),
     "less than none": (lambda r: replace(r, samples=-3), "claims -3 samples"),
     "absurdly many": (lambda r: replace(r, samples=10**12), "claims 1000000000000 samples"),
+    "more than can be printed": (lambda r: replace(r, samples=10**5000), "claims a int"),
+    "a number for a name": (
+        lambda r: replace(r, arrays=r.arrays | {10**5000: torch.ones(1)}),
+        "cannot be checked",
+    ),
+    "a dict that raises": (lambda r: replace(r, arrays=Raising(r.arrays)), "RuntimeError: no"),
     "half a sample": (lambda r: replace(r, samples=0.5), "claims 0.5 samples"),
     "a truth": (lambda r: replace(r, samples=True), "claims True samples"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_answer_is_refused_and_the_round_goes_on_without_it(scene, kind, phase):
@@ -250,6 +269,10 @@ def test_nobody_can_answer_what_was_not_asked_of_them(scene):
             replace(first, phase="vote"),
             replace(first, phase="train"),
             {"client": first.client},
+            replace(first, phase=["gradient"]),
+            replace(first, phase=np.array(["gradient", "train"])),
+            replace(first, round=10**5000),
+            replace(first, client=10**5000),
             Failure(idle, "sleeps"),
         ]
         return extra + replies if now == "gradient" else replies
@@ -259,6 +282,9 @@ def test_nobody_can_answer_what_was_not_asked_of_them(scene):
     assert {e.kind for e in record.events} == {"refused"}
     assert told == sorted([
         "no client of this server", "no client of this server", "was not asked", "was not asked",
+        "no client of this server", "answers ['gradient'] of round 0",
+        "answers array(['gradient', 'train'], dtype='<U8') of round 0",
+        "answers 'gradient' of round a int (ValueError)",
         "answers 'gradient' of round 5", "answers 'gradient' of round '0'",
         "answers 'vote' of round 0", "answers 'train' of round 0",
         "a dict, neither Reply nor Failure",
@@ -266,6 +292,20 @@ def test_nobody_can_answer_what_was_not_asked_of_them(scene):
     plain, others = scene(participation=0.5)
     complete(plain, others)
     assert bits(server.state) == bits(plain.state)
+
+
+def test_what_a_client_says_is_kept_in_short(scene):
+    server, clients = scene()
+
+    def between(now, replies):
+        if now != "gradient":
+            return replies
+        long = changed(replies[1], **{"x" * 10**6: torch.ones(1)})
+        return [Failure("client 0", "y" * 10**6), long, Failure("client 3", 10**5000), replies[2]]
+
+    record = complete(server, clients, between)
+    assert [e.kind for e in record.events] == ["dropped", "refused", "dropped"]
+    assert max(len(str(e)) for e in record.events) < 400
 
 
 def test_a_client_cannot_change_its_weight_within_a_round(scene):
@@ -309,6 +349,7 @@ def test_a_round_that_is_over_takes_nothing(scene):
 
 def test_the_median_decides_what_is_far_only_where_there_is_one():
     assert outliers({"a": 1.0, "b": 1e9}, 10.0) == {}
+    assert outliers({"a": 1.0, "b": 1e9}, 1.5) == {}
     assert outliers({"a": 0.0, "b": 0.0, "c": 5.0}, 10.0) == {}
     assert set(outliers({"a": 1.0, "b": 1.0, "c": 10.5}, 10.0)) == {"c"}
     assert outliers({}, 10.0) == {}

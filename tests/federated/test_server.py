@@ -9,7 +9,7 @@ from torch import nn
 
 import rankwise as rw
 from federations import answers, bits, dense, factors, federation, heterogeneous, low_rank
-from rankwise.federated import Client, FedAvg, FeDLRT, Samples, Server, run
+from rankwise.federated import Client, FactorAverage, FedAvg, FeDLRT, Samples, Server, run
 from rankwise.nn.linear import LowRankLinear
 
 
@@ -148,10 +148,11 @@ def test_a_file_of_another_model_changes_nothing(draw, tmp_path):
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         metadata = json.loads(file.read(size))["__metadata__"]
-    for spoilt, number in ((tensors | {"U": tensors["U"] * float("nan")}, 0), (tensors, -1)):
-        content = json.loads(metadata["rankwise"]) | {"round": number}
+    broken = (tensors | {"U": tensors["U"] * float("nan")}, {"round": 0})
+    for spoilt, wrong in (broken, (tensors, {"round": -1}), (tensors, {"model": [1]})):
+        content = json.loads(metadata["rankwise"]) | wrong
         save_file(spoilt, path, metadata | {"rankwise": json.dumps(content)})
-        with pytest.raises(ValueError, match="finite|round"):
+        with pytest.raises(ValueError, match="finite|round|describe a model"):
             server.load(path)
     assert bits(server.state) == before
     assert server.number == 0
@@ -217,6 +218,10 @@ def test_running_tells_each_round_and_drops_who_raises(draw):
     ] * 3
     with pytest.raises(ValueError, match="those of the server"):
         run(server, {"client 0": clients["client 0"]}, 1)
+    with pytest.raises(ValueError, match=r"clients\['client 0'\].* has the name 'client 2'"):
+        run(server, clients | {"client 0": clients["client 2"]}, 1)
+    with pytest.raises(ValueError, match="`rounds` must be at least 0, got -1"):
+        run(server, clients, -1)
 
 
 def test_a_training_that_diverges_drops_the_client_and_says_so(draw):
@@ -227,6 +232,26 @@ def test_a_training_that_diverges_drops_the_client_and_says_so(draw):
     assert record.void
     assert all("try a smaller `lr`" in e.reason for e in record.events)
     assert bits(server.state) == before
+
+
+def test_a_model_that_was_merged_meanwhile_is_refused(draw):
+    """Its outputs would not follow its factors, and nothing would be learned."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 10, dtype=torch.float64))
+    rw.adapt_(model, rank=2)
+    server, clients = federation(model, FeDLRT(lr=0.05), heterogeneous(draw).data)
+    rw.merge_(model)
+    with pytest.raises(ValueError, match="layer '0' is merged"):
+        run(server, clients, 1)
+    rw.unmerge_(model)
+    assert not run(server, clients, 1)[0].void
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", [FeDLRT(), FactorAverage()])
+def test_factors_of_a_type_without_qr_are_refused_at_once(draw, dtype, method):
+    with pytest.raises(ValueError, match="takes factors in float32 or float64"):
+        Server(low_rank(draw, 10, 8, 2).to(dtype), method, ["a"])
 
 
 def test_a_mistake_in_the_loss_ends_the_run(draw):

@@ -44,6 +44,25 @@ def test_directions_without_change_stay():
     assert float(sigma[1]) < 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_rounding_of_a_core_is_no_direction(dtype):
+    """A small change of a large core has its own directions, and noise in all the others."""
+    S, u, v = (t.to(dtype) for t in (matrix(20, 20, 0), matrix(20, 1, 1), matrix(20, 1, 2)))
+    S = 100 * S
+    change = SpectralStep(lr=0.1).core(S, S + 0.01 * u @ v.mT, 0) - S
+    sigma = torch.linalg.svdvals(change)
+    torch.testing.assert_close(sigma[0], 0.1 * S.norm())
+    assert float(sigma[1]) < 1e-3 * float(sigma[0])
+
+
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e3, 1e20])
+def test_no_change_is_no_step_at_any_size(size):
+    S = size * matrix(3, 3, 0).float()
+    step = SpectralStep(lr=0.5)
+    assert torch.equal(step.core(S, S.clone(), 0), S)
+    assert torch.equal(step.core(S, S.nextafter(2 * S), 0), S)
+
+
 def test_no_change_is_no_step_and_a_core_of_zeros_becomes_the_mean():
     S, M = matrix(3, 3, 0), matrix(3, 3, 1)
     step = SpectralStep()
@@ -89,10 +108,10 @@ def test_a_round_takes_the_step_on_the_matrix_itself(draw, rank):
     torch.testing.assert_close(found[1], 0.2 * start.norm() * polar / polar.norm())
 
 
-def test_steps_that_shrink_end_at_the_optimum_of_clients_that_disagree(draw):
-    problem = heterogeneous(draw)
-    model = low_rank(draw, 10, 8, 8)
-    rate = SpectralStep(lr=lambda round: 0.3 * 0.96**round)
-    method = FeDLRT(lr=0.05, steps=3, rtol=0.0, server_step=rate)
-    run(*federation(model, method, problem.data), 150)
-    assert (weight(model) - problem.optimum).norm() < 1e-2 * problem.optimum.norm()
+def test_steps_that_shrink_come_near_the_optimum_of_clients_that_disagree(draw):
+    problem = heterogeneous(draw, 5, 4, rank=2)
+    model = low_rank(draw, 5, 4, 4)
+    rate = SpectralStep(lr=lambda round: 0.4 * 0.92**round)
+    method = FeDLRT(lr=0.05, steps=2, rtol=0.0, server_step=rate)
+    run(*federation(model, method, problem.data), 60)
+    assert (weight(model) - problem.optimum).norm() < 0.05 * problem.optimum.norm()

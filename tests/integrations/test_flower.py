@@ -199,7 +199,11 @@ def of_nothing(content) -> None:
 
 
 FAULTS = {
-    "raises": (dict(kind=Raising), "dropped", "RuntimeError.*a mistake in the loss !+$"),
+    "raises": (
+        dict(kind=Raising),
+        "dropped",
+        r"RuntimeError.*a mistake in the loss !+ \.\.\. !+",
+    ),
     "killed": (dict(silent=asks(0, "gradient")), "dropped", "no answer within 0.05 s"),
     "wrong shape": (dict(alter=hostile(of_another_shape)), "dropped", "not decoded: .*must be"),
     "NaN": (dict(alter=hostile(of_nan)), "refused", "NaN"),
@@ -317,11 +321,29 @@ def test_a_second_node_of_a_name_is_asked_only_when_the_first_is_gone():
         nodes.nodes[101].online = False
         nodes.pushed.clear()
 
-    with pytest.warns(UserWarning, match="node 900 says that it is 'b', as node 101 is already"):
+    with pytest.warns(UserWarning, match="nodes 101 and 900 are both 'b'; only node 101"):
         records = quick(nodes, own, 2, watch=gone)
     assert asked == [{100, 101, 102, 103}, {100, 900, 102, 103}]
     assert records == expected
     assert same_state(own, reference)
+
+
+def test_a_node_that_the_operator_named_takes_its_name_back():
+    """One without a name, which the SuperLink also lets in, has called itself so before."""
+    nodes = grid()
+    nodes.nodes[900] = node("b", name="b")
+    nodes.nodes[900].online = False
+    asked = []
+
+    def comes(record) -> None:
+        asked.append({m.metadata.dst_node_id for m in nodes.pushed if "about" in m.content})
+        nodes.nodes[900].online = True
+        nodes.pushed.clear()
+
+    with pytest.warns(UserWarning, match="nodes 101 and 900 are both 'b'; only node 900"):
+        quick(nodes, server(), 3, watch=comes)
+    assert asked[0] == {100, 101, 102, 103}
+    assert asked[2] == {100, 900, 102, 103}
 
 
 def test_a_node_of_an_unknown_name_is_never_asked_to_train():

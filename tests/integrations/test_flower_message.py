@@ -54,9 +54,11 @@ def npy(array: np.ndarray, allow_pickle: bool = False) -> bytes:
 
 
 def promising(shape: str, body: bytes = b"") -> bytes:
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
-    header += " " * (-len(header) - 11 % 64) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + body
+    return headed(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n") + body
+
+
+def headed(header: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
 
 
 class Bomb:
@@ -96,6 +98,19 @@ HOSTILE = {
         Array("float32", (2, 2), "numpy.ndarray", ONES[:6] + b"\x02" + ONES[7:]),
         "unknown version",
     ),
+    **{
+        f"a header that ends {kind}": (
+            Array("float32", (1,), "numpy.ndarray", headed(text)),
+            "no readable header",
+        )
+        for kind, text in {
+            "within brackets": "{'descr': (\n",
+            "within a word": "'''\n",
+            "never": "-" * 9000 + "1\n",
+            "in a sum": "1+" * 4000 + "1\n",
+            "in a list for a name": "{[]: 1}\n",
+        }.items()
+    },
     "complex": (Array("complex64", (2,), "numpy.ndarray", npy(np.ones(2, np.complex64))), "only"),
     "nothing": (Array("float32", (0,), "numpy.ndarray", b""), "no readable header"),
 }

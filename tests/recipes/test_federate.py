@@ -155,6 +155,12 @@ def test_a_resumed_run_keeps_its_options_and_its_data(options):
         federate(options, Watcher(say=lambda message: None, step=interrupt))
     with pytest.raises(ValueError, match=r"leave out --alpha 9\.0 \(was 0\.5\)"):
         federate(FederateOptions(output=options.output, resume=True, alpha=9.0), SILENT)
+    held = options.output / "clients.json"
+    written = held.read_text()
+    held.write_text("{")
+    with pytest.raises(ValueError, match=f"{held} is damaged"):
+        federate(FederateOptions(output=options.output, resume=True), SILENT)
+    held.write_text(written)
     write_idx(Path(options.data), rows=63)
     with pytest.raises(ValueError, match="started with other data"):
         federate(FederateOptions(output=options.output, resume=True), SILENT)
@@ -166,8 +172,11 @@ def test_an_earlier_run_is_not_overwritten_unless_asked(options):
         federate(options, SILENT)
     with pytest.raises(ValueError, match="is finished"):
         federate(FederateOptions(output=options.output, resume=True), SILENT)
-    federate(with_(options, overwrite=True, compare=()), SILENT)
+    other = options.output / "full" / "thesis.txt"
+    other.write_text("")
+    federate(with_(options, overwrite=True, correction="none", compare=()), SILENT)
     assert not (options.output / "fedavg").exists()
+    assert list((options.output / "full").iterdir()) == [other]
 
 
 def test_without_fedavg_there_is_no_target(options):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from rankwise.recipes.folder import read_options
+from rankwise.recipes.federate_options import FederateOptions
+from rankwise.recipes.folder import prepared, read_options
 from rankwise.recipes.train_options import TrainOptions
 from rankwise.recipes.victims import run_options
 
@@ -15,6 +16,14 @@ def test_damaged_options_are_told_by_their_file_whoever_reads_them(text, tmp_pat
         read_options(file)
     with pytest.raises(ValueError, match=r"options\.json is damaged"):
         run_options(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"output": 3, "compare": []}', '{"rounds": "x"}'])
+@pytest.mark.parametrize("command", [FederateOptions, TrainOptions])
+def test_options_that_cannot_be_are_told_when_the_run_is_resumed(command, text, tmp_path):
+    (tmp_path / "options.json").write_text(text)
+    with pytest.raises(ValueError, match=r"options\.json is (damaged|of another command)"):
+        prepared(command(output=tmp_path, resume=True))
 
 
 def test_options_are_read_as_they_were_written(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from rankwise.federated.message import Arrays
 from rankwise.numerics.given import check_integer, check_number
@@ -54,8 +55,8 @@ def flaw_of(arrays: Any, like: Arrays, bound: float = float("inf")) -> str | Non
         return f"array {unexpected[0]!r} is unexpected"
     for name, expected in like.items():
         value: Any = arrays[name]
-        if not isinstance(value, Tensor):
-            return f"array {name!r} must be a tensor, got {type(value).__name__}"
+        if type(value) not in (Tensor, Parameter) or value.is_nested:
+            return f"array {name!r} must be a plain tensor, got {type(value).__name__}"
         if value.layout != torch.strided or value.device.type != "cpu":
             return f"array {name!r} must be dense and on the CPU, got {value.layout} {value.device}"
         if (value.shape, value.dtype) != (expected.shape, expected.dtype):
@@ -77,7 +78,7 @@ def norm_of(arrays: Mapping[str, Tensor]) -> float:
 
 def outliers(norms: Mapping[str, float], relative: float) -> dict[str, str]:
     """By client why its norm is too far above the others; none where most of them are zero."""
-    if not norms:
+    if len(norms) < 3:
         return {}
     middle = median(norms.values())
     if middle == 0.0:

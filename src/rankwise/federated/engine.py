@@ -30,11 +30,8 @@ def run(
         ValueError: if the names are not those of the server. Other errors of a client are mistakes
             in its model, loss or data, and end the run.
     """
-    check_integer("rounds", rounds)
-    if set(clients) != set(server.clients):
-        raise ValueError(
-            f"`clients` must be those of the server, {list(server.clients)}, got {sorted(clients)}"
-        )
+    check_rounds(rounds)
+    check_clients(server, clients)
     records = []
     for _ in range(rounds):
         round = server.open_round()
@@ -45,6 +42,24 @@ def run(
         if watch is not None:
             watch(records[-1])
     return records
+
+
+def check_rounds(rounds: int) -> None:
+    """TypeError or ValueError for what is no number of rounds."""
+    check_integer("rounds", rounds)
+    if rounds < 0:
+        raise ValueError(f"`rounds` must be at least 0, got {rounds}")
+
+
+def check_clients(server: Server, clients: Mapping[str, Client]) -> None:
+    """ValueError unless there is one for each name of the server, and of that name."""
+    if set(clients) != set(server.clients):
+        raise ValueError(
+            f"`clients` must be those of the server, {list(server.clients)}, got {sorted(clients)}"
+        )
+    for name, client in clients.items():
+        if client.name != name:
+            raise ValueError(f"`clients[{name!r}]` has the name {client.name!r}")
 
 
 def ask(name: str, client: Client, request: Request) -> Reply | Failure:

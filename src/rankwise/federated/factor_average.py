@@ -8,7 +8,15 @@ import torch
 from rankwise.federated.local import Local
 from rankwise.federated.message import Arrays
 from rankwise.federated.outline import Outline
-from rankwise.federated.phase import Method, Phase, Rate, check_descent, factor_names, rate_at
+from rankwise.federated.phase import (
+    Method,
+    Phase,
+    Rate,
+    check_descent,
+    check_low_rank,
+    factor_names,
+    rate_at,
+)
 from rankwise.io.stored import join
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.retract import Frame, cut, decompose
@@ -82,11 +90,7 @@ class FactorAverage(Method):
         """Finite values of the right shape will do."""
 
     def check(self, outline: Outline) -> None:
-        if not outline.layers:
-            raise ValueError(
-                "`FactorAverage` trains low-rank layers, and `model` has none that trains: call "
-                "`rankwise.factorize_` or `rankwise.adapt_` before, or use `FedAvg`"
-            )
+        check_low_rank("FactorAverage", outline)
 
 
 def factored(B: torch.Tensor, A: torch.Tensor) -> Factors:

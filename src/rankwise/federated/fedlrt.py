@@ -8,7 +8,7 @@ from rankwise.federated.correction import Correction, FullCorrection
 from rankwise.federated.fedlrt_phases import Directions, Train
 from rankwise.federated.message import Arrays
 from rankwise.federated.outline import Outline
-from rankwise.federated.phase import Method, Phase, Rate, check_descent
+from rankwise.federated.phase import Method, Phase, Rate, check_descent, check_low_rank
 from rankwise.federated.server_step import MeanStep, ServerStep
 from rankwise.io.stored import MAX_DEFECT, join
 from rankwise.numerics.factors import orthonormality_defect
@@ -38,7 +38,8 @@ class FeDLRT(Method):
         min_rank: of every layer, >= 1.
         max_rank: of every layer; None bounds it by the shape alone. Bases turn once in a round, so
             that a network trained from scratch in few rounds wants room.
-        gradient_batches: batches for a gradient; None takes all samples of a client.
+        gradient_batches: batches for a gradient; None, or more than a client has, takes all its
+            samples.
         direction_dtype: in which the new directions of the bases travel, such as `torch.bfloat16`;
             None for the type of the factors. Their rounding turns the new directions a little and
             nothing else, so that what a round converges to stays the same.
@@ -101,11 +102,7 @@ class FeDLRT(Method):
         return self.correction.phases(directions, train)
 
     def check(self, outline: Outline) -> None:
-        if not outline.layers:
-            raise ValueError(
-                "`FeDLRT` trains low-rank layers, and `model` has none that trains: call "
-                "`rankwise.factorize_` or `rankwise.adapt_` before, or use `FedAvg`"
-            )
+        check_low_rank("FeDLRT", outline)
 
     def check_state(self, outline: Outline, known: Arrays) -> None:
         for layer in outline.layers:

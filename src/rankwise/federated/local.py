@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.federated.message import Arrays
-from rankwise.federated.outline import named_tensors
+from rankwise.federated.outline import check_not_merged, named_tensors
 from rankwise.federated.samples import Batch, Samples
+from rankwise.nn.low_rank import low_rank_layers
 from rankwise.nn.resize import set_factor_
 from rankwise.numerics.given import check_loss
 
@@ -36,8 +37,11 @@ class Local:
         return {n: self._tensors[n].detach().cpu().clone() for n in names}
 
     def gradient(self, names: Sequence[str], count: int | None) -> Arrays:
-        """The mean gradient over all samples, or over `count` batches."""
-        batches = self.data.whole() if count is None else self.data.batches(count, self.round, "G")
+        """The mean gradient over all samples, or over `count` batches where these are fewer."""
+        if count is None or count >= self.data.pass_length:
+            batches = self.data.whole()
+        else:
+            batches = self.data.batches(count, self.round, "G")
         total = [torch.zeros_like(self._tensors[n], dtype=torch.float64) for n in names]
         seen = 0
         with self._training(names):
@@ -85,7 +89,12 @@ class Local:
 
 @torch.no_grad()
 def put_(model: nn.Module, arrays: Arrays) -> None:
-    """Give parameters and statistics these values; factors may change their shape."""
+    """Give parameters and statistics these values; factors may change their shape.
+
+    ValueError for a model that was merged meanwhile: its outputs would not follow its factors.
+    """
+    for name, layer in low_rank_layers(model).items():
+        check_not_merged(name, layer)
     tensors = named_tensors(model)
     for name, value in arrays.items():
         target = tensors[name]

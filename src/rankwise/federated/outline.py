@@ -9,7 +9,7 @@ from rankwise.federated.message import Arrays
 from rankwise.io.state import dense_trained, running_statistics
 from rankwise.io.stored import join
 from rankwise.nn.factored import Factored
-from rankwise.nn.low_rank import low_rank_layers
+from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 
 
 class Weight(NamedTuple):
@@ -95,6 +95,10 @@ def _factored(name: str, layer: object) -> Factored:
             f"layer {name!r} is a {type(layer).__name__}: federated training is made for matrices. "
             "Factorize convolutions as matrices, by `convolution=rankwise.LowRankConv2d`"
         )
+    check_not_merged(name, layer)
+    return layer
+
+
+def check_not_merged(name: str, layer: LowRankModule) -> None:
     if layer.merged:
         raise ValueError(f"layer {name!r} is merged; call `unmerge_(model)` before")
-    return layer

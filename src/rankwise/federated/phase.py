@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias
 
+import torch
+
 from rankwise.federated.local import Local
 from rankwise.federated.message import Arrays
 from rankwise.federated.outline import Outline
@@ -81,6 +83,21 @@ def check_descent(owner: str, lr: Any, steps: Any) -> None:
     check_integer(f"{owner}(steps=...)", steps)
     if steps < 1:
         raise ValueError(f"`{owner}(steps=...)` must be at least 1, got {steps}")
+
+
+def check_low_rank(owner: str, outline: Outline) -> None:
+    """ValueError unless there are low-rank layers that train, of a type that LAPACK has."""
+    if not outline.layers:
+        raise ValueError(
+            f"`{owner}` trains low-rank layers, and `model` has none that trains: call "
+            "`rankwise.factorize_` or `rankwise.adapt_` before, or use `FedAvg`"
+        )
+    for name, W in outline.layers.items():
+        if W.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"`{owner}` takes factors in float32 or float64, and those of layer {name!r} are "
+                f"{W.dtype}: call `.float()` on that layer"
+            )
 
 
 def factor_names(outline: Outline, factors: str) -> list[str]:

@@ -112,5 +112,5 @@ def _received(message: Any) -> int:
     """Bytes of a message of which nothing is checked yet."""
     try:
         return payload(message.arrays) if isinstance(message, Reply) else 0
-    except (AttributeError, TypeError):
+    except Exception:
         return 0

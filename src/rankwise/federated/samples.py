@@ -39,6 +39,11 @@ class Samples:
     def __len__(self) -> int:
         return self.tensors[0].shape[0]
 
+    @property
+    def pass_length(self) -> int:
+        """Batches until all samples have been drawn once."""
+        return 1 if self.batch_size is None else -(-len(self) // self.batch_size)
+
     def whole(self) -> Iterator[Batch]:
         """All samples once, in order; the last batch may be smaller."""
         return zip(*(t.split(self.batch_size or len(self)) for t in self.tensors), strict=True)

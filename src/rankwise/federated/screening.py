@@ -1,12 +1,15 @@
 """Which of the messages that came are sound answers to what was asked; a pure function."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rankwise.federated.bounds import Bounds, flaw_of, norm_of, outliers
 from rankwise.federated.message import Arrays, Failure, Reply
 from rankwise.federated.record import Event
+
+LONGEST = 300
+"""Characters kept of what a message gives for a name or a reason."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,15 @@ class Question:
         return self.phases[self.index]
 
     def event(self, client: Any, kind: str, reason: str) -> Event:
-        return Event(str(client), self.phase, kind, reason)
+        return Event(text_of(client), self.phase, kind, text_of(reason))
+
+
+def text_of(value: Any, form: Callable[[Any], str] = str) -> str:
+    """Its text, cut: a message may hold words of any length, and ints too long to be printed."""
+    try:
+        return form(value)[:LONGEST]
+    except Exception as error:
+        return f"a {type(value).__name__} ({type(error).__name__})"
 
 
 def screened(question: Question, messages: Sequence[Any]) -> tuple[dict[str, Reply], list[Event]]:
@@ -50,7 +61,7 @@ def screened(question: Question, messages: Sequence[Any]) -> tuple[dict[str, Rep
         elif isinstance(message, Reply):
             replies[message.client].append(message)
         else:
-            failures[message.client] = str(message.reason)
+            failures[message.client] = text_of(message.reason)
     for client in failures:
         if replies[client]:
             told = f"answered after all, but was given up: {failures[client]}"
@@ -80,8 +91,9 @@ def _out_of_place(question: Question, message: Any) -> Event | None:
     if not isinstance(client, str) or client not in question.clients:
         return question.event(client, "refused", "no client of this server")
     if isinstance(message, Reply):
-        stamp = f"answers {message.phase!r} of round {message.round!r}"
-        if type(message.round) is not int or message.phase not in question.phases:
+        stamp = f"answers {text_of(message.phase, repr)} of round {text_of(message.round, repr)}"
+        strange = type(message.round) is not int or type(message.phase) is not str
+        if strange or message.phase not in question.phases:
             return question.event(client, "refused", stamp)
         own = message.round, question.phases.index(message.phase)
         if own != (question.round, question.index):
@@ -94,10 +106,19 @@ def _out_of_place(question: Question, message: Any) -> Event | None:
 
 def _flaw(question: Question, came: Sequence[Reply]) -> str | None:
     """What is wrong with the answers of one client, at least one."""
-    bounds, claims = question.bounds, {repr(reply.samples) for reply in came}
+    try:
+        return _difference(question, came)
+    except Exception as error:
+        # No message stops a round, whatever it is made of.
+        return f"cannot be checked: {type(error).__name__}: {error}"
+
+
+def _difference(question: Question, came: Sequence[Reply]) -> str | None:
+    """The first way in which the answers of one client are not as expected."""
+    bounds, claims = question.bounds, {text_of(reply.samples, repr) for reply in came}
     for reply in came:
         if type(reply.samples) is not int or not 1 <= reply.samples <= bounds.samples:
-            return f"claims {reply.samples!r} samples"
+            return f"claims {text_of(reply.samples, repr)} samples"
         flaw = flaw_of(reply.arrays, question.like, bounds.norm)
         if flaw is not None:
             return flaw

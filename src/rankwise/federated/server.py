@@ -134,7 +134,10 @@ class Server:
         number = document.content.get("round")
         if type(number) is not int or number < 0:
             raise ValueError(f"{document.path}: 'round' must be a number, got {number!r}")
-        state = stored(document.path, document.tensors, document.content.get("model") or {})
+        model = document.content.get("model")
+        if not isinstance(model, dict):
+            raise ValueError(f"{document.path}: 'model' must describe a model, got {model!r}")
+        state = stored(document.path, document.tensors, model)
         check_fits(self.model, state)
         check_base(state.path, state.fingerprints, fingerprints(self.model))
         put_stored_(self.model, state)

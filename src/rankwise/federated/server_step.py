@@ -9,6 +9,9 @@ from torch import Tensor
 from rankwise.federated.phase import Rate, check_rate, rate_at
 from rankwise.numerics.spectrum import spectral_power
 
+LEAST = 1e-6
+"""Part of the largest singular value below which a direction is noise."""
+
 
 class ServerStep(ABC):
     """From the core of before and the mean of the clients' cores to the new one.
@@ -39,8 +42,10 @@ class SpectralStep(ServerStep):
     little, each where its own data tell; directions that few of them see come forward no slower
     than those that all see. No number more is sent and nothing is kept between rounds.
 
-    Its length does not shrink by itself: let `lr` do so. Directions below `1e-6` of the largest are
-    noise and left out. A core of zeros has no length to be measured by, and becomes the mean.
+    Its length does not shrink by itself: let `lr` do so. Directions below `1e-6` of the largest, or
+    below the rounding of the largest singular value of the core, are noise and left out; where
+    nothing else is left the core stays. A core of zeros has no length to be measured by, and
+    becomes the mean.
 
     Args:
         lr: length of the step over the norm of the core, > 0, or a function of the number of the
@@ -56,6 +61,10 @@ class SpectralStep(ServerStep):
         size = torch.linalg.vector_norm(before)
         if not size > 0.0:
             return mean
-        polar = spectral_power(mean - before, 0.0)
-        length = torch.linalg.vector_norm(polar).clamp_min(torch.finfo(polar.dtype).tiny)
-        return before + rate_at(self.lr, round) * size / length * polar
+        change = mean - before
+        largest = torch.linalg.matrix_norm(change, 2)
+        noise = torch.finfo(change.dtype).eps * torch.linalg.matrix_norm(before, 2)
+        if not largest > noise:
+            return before
+        polar = spectral_power(change, 0.0, rtol=max(LEAST, float(noise / largest)))
+        return before + rate_at(self.lr, round) * size / torch.linalg.vector_norm(polar) * polar

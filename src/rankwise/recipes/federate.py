@@ -3,8 +3,8 @@
 import copy
 import json
 import os
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,10 @@ from rankwise.io.atomic import write_tensors, write_text
 from rankwise.io.checkpoint import save
 from rankwise.recipes.comparison import score
 from rankwise.recipes.federate_contenders import CONTENDERS, starts
-from rankwise.recipes.federate_course import Course, Engine, follow
+from rankwise.recipes.federate_course import CHECKPOINT, ROUNDS, Course, Engine, follow
 from rankwise.recipes.federate_options import OTHERS, FederateOptions
 from rankwise.recipes.federate_table import results_of, table_of
-from rankwise.recipes.folder import METRICS, begin, prepared
+from rankwise.recipes.folder import METRICS, begin, prepared, read_options
 from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.images import Images, fingerprint, read_images
 from rankwise.recipes.split import dirichlet_split
@@ -154,12 +154,15 @@ def _open(options: FederateOptions, clients: dict[str, Any]) -> None:
     """The folder of a new run, or of one that goes on with the same data."""
     file = options.output / CLIENTS
     if options.resume:
-        if file.exists() and json.loads(file.read_text(encoding="utf-8")) != clients:
+        if file.exists() and read_options(file) != clients:
             raise ValueError(f"{file}: the run was started with other data")
     else:
+        own = [f"{name}/{part}" for name in OTHERS for part in (ROUNDS, CHECKPOINT, MODEL)]
+        begin(options, (TABLE, FIGURE, CLIENTS, *own))
         for name in OTHERS:
-            shutil.rmtree(options.output / name, ignore_errors=True)
-        begin(options, (TABLE, FIGURE, CLIENTS))
+            # What else is in there is not this run's.
+            with suppress(OSError):
+                (options.output / name).rmdir()
     write_text(file, json.dumps(clients, indent=1) + "\n")
 
 

@@ -72,7 +72,8 @@ def follow(course: Course, engine: Engine, report: Callable[[Line], None]) -> li
                 raise Interrupted(number, course.run)
             begin = time.perf_counter()
 
-        engine(server, course.clients, course.rounds - server.number, watch)
+        if server.number < course.rounds:
+            engine(server, course.clients, course.rounds - server.number, watch)
     return lines
 
 

@@ -39,7 +39,7 @@ class FederateOptions:
     """Learning rate of clients in low rank, constant for half of the rounds, then down to zero."""
     server_lr: float = 0.25
     """Of FeDLRT: length of the server's spectral step over the norm of a core; 0 for the mean."""
-    fedavg_steps: int = 40
+    fedavg_steps: int = 80
     """Local steps of FedAvg."""
     fedavg_lr: float = 0.2
     """Learning rate of FedAvg, with the same course."""

@@ -124,7 +124,11 @@ def _resumed(asked: Asked) -> Asked:
     if foreign:
         name = foreign[0].replace("_", "-")
         raise ValueError(f"{file} is of another command: it has --{name}, unknown to this one")
-    saved: Asked = type(asked).from_json(written)
+    try:
+        saved: Asked = type(asked).from_json(written)
+        saved.check()
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from error
     differing = conflicts(asked, saved)
     if differing:
         raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")

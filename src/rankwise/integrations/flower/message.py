@@ -64,7 +64,8 @@ def inconsistency(array: Array) -> str | None:
         if npy.read_magic(file) != (1, 0):
             return "is of an unknown version of the npy format"
         shape, _, dtype = npy.read_array_header_1_0(file)
-    except ValueError:
+    except Exception:
+        # NumPy parses the header as Python's: also TokenError, RecursionError, MemoryError.
         return "has no readable header"
     stored = BITS.get(array.dtype, array.dtype)
     if (shape, dtype.name, dtype.isnative) != (array.shape, stored, True):

@@ -13,8 +13,8 @@ from rankwise.integrations.flower.message import ABOUT, of_request, to_reply
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds between two looks for answers; the pauses grow by half each."""
-LONGEST_REASON = 300
-"""Characters kept of what a client says of its failure."""
+BEGINNING, END = 100, 195
+"""Characters kept of a long reason: Ray tells last what was raised, a node first."""
 
 
 class Sent(NamedTuple):
@@ -29,8 +29,9 @@ class Post:
     """Carries requests to clients over `grid`.
 
     A client is a node by name. The name that the operator gave to a node when registering its key
-    counts; a node without one is asked for its own. The first node of a name keeps it as long as
-    it is connected, and names that the server does not know are never asked for anything else.
+    counts; a node without one is asked for its own. Of nodes that call themselves by one name the
+    first keeps it as long as it is connected, and names that the server does not know are never
+    asked for anything else.
 
     Args:
         grid: of the ServerApp.
@@ -40,7 +41,8 @@ class Post:
 
     def __init__(self, grid: Grid, clients: Sequence[str], timeout: float) -> None:
         self._grid, self._clients, self._timeout = grid, clients, timeout
-        self._online: set[int] = set()
+        self._online: dict[int, str | None] = {}
+        """By node the name that the operator gave to it."""
         self._names: dict[int, str] = {}
         self._asked_name: dict[int, float] = {}
         self._greetings: dict[str, int] = {}
@@ -93,16 +95,16 @@ class Post:
         return answers + [Failure(self._sent[id_].client, late) for id_ in sorted(waiting)]
 
     def _nodes(self) -> dict[str, int]:
-        """The connected clients."""
+        """The connected clients; of nodes of one name that which the operator called so."""
         named = [(n, name) for n, name in self._names.items() if n in self._online]
+        named.sort(key=lambda node: not self._online[node[0]])
         return {name: node for node, name in reversed(named) if name in self._clients}
 
     def _look(self) -> None:
         """Learn who is connected, and the names of those who are new."""
         now = time.monotonic()
-        found = {node.node_id: node.name for node in self._grid.get_nodes()}
-        self._online = set(found)
-        for node, name in found.items():
+        self._online = {node.node_id: node.name for node in self._grid.get_nodes()}
+        for node, name in self._online.items():
             if node in self._names:
                 continue
             if name:
@@ -126,9 +128,10 @@ class Post:
         if name not in self._clients:
             warnings.warn(f"node {node} is {name!r}, no client of this server", stacklevel=2)
         elif other is not None:
+            kept = self._nodes()[name]
             warnings.warn(
-                f"node {node} says that it is {name!r}, as node {other} is already; it is not "
-                "asked while that one is connected",
+                f"nodes {other} and {node} are both {name!r}; only node {kept} is asked while it "
+                "is connected",
                 stacklevel=2,
             )
 
@@ -149,7 +152,9 @@ class Post:
 def heard(message: Message, sent: Sent) -> Reply | Failure:
     """What an answer says; a Failure where it is an error, or must not be decoded."""
     if message.has_error():
-        reason = " ".join((message.error.reason or "").split())[:LONGEST_REASON]
+        reason = " ".join((message.error.reason or "").split())
+        if len(reason) > BEGINNING + END:
+            reason = f"{reason[:BEGINNING]} ... {reason[-END:]}"
         return Failure(sent.client, reason or f"error {message.error.code}")
     try:
         return to_reply(message.content, sent.client, sent.request, sent.like)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
+from rankwise.federated.engine import check_rounds
 from rankwise.federated.record import RoundRecord
 from rankwise.federated.server import Server
 from rankwise.integrations.flower.post import Post
 from rankwise.io.path import given_path
-from rankwise.numerics.given import check_integer, check_number
+from rankwise.numerics.given import check_number
 
 
 def serve(
@@ -65,10 +66,3 @@ def serve(
         if watch is not None:
             watch(records[-1])
     return records
-
-
-def check_rounds(rounds: int) -> None:
-    """TypeError or ValueError for what is no number of rounds."""
-    check_integer("rounds", rounds)
-    if rounds < 0:
-        raise ValueError(f"`rounds` must be at least 0, got {rounds}")

@@ -14,10 +14,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from rankwise.federated.client import Client
+from rankwise.federated.engine import check_clients, check_rounds
 from rankwise.federated.record import RoundRecord
 from rankwise.federated.server import Server
 from rankwise.integrations.flower.client import client_app
-from rankwise.integrations.flower.server import check_rounds, serve
+from rankwise.integrations.flower.server import serve
 
 QUIET = {
     # Neither counts of use sent, nor a warning of what a later Ray does to CUDA_VISIBLE_DEVICES.
@@ -57,10 +58,7 @@ def simulate(
         ValueError: if the names are not those of the server.
     """
     check_rounds(rounds)
-    if set(clients) != set(server.clients):
-        raise ValueError(
-            f"`clients` must be those of the server, {list(server.clients)}, got {sorted(clients)}"
-        )
+    check_clients(server, clients)
     records: list[RoundRecord] = []
     server_app = ServerApp()
 
