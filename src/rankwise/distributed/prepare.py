@@ -53,7 +53,7 @@ def prepare(
         raise TypeError(
             f"`dtype` must be a floating-point type such as torch.bfloat16, got {dtype!r}"
         )
-    if group is dist.GroupMember.NON_GROUP_MEMBER:
+    if group is not None and dist.get_rank(group) < 0:
         raise ValueError("this process is not in `group`: call `prepare` on those that are")
     layers = {n: layer for n, layer in low_rank_layers(model).items() if layer.U.requires_grad}
     if not layers:
