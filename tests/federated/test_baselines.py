@@ -68,7 +68,9 @@ def test_factor_average_trains_lora_factors_and_averages_each(draw):
 def test_averaged_factors_stall_where_fedlrt_converges(draw):
     problem, start = heterogeneous(draw), factors(draw, 10, 8, 3)
     naive, right = rw.LowRankLinear(start), rw.LowRankLinear(start)
-    run(*federation(naive, FactorAverage(lr=0.02, steps=10), problem.data), 30)
+    # It diverges in the end; the rounds that are void leave it where it was.
+    with pytest.warns(UserWarning, match="round 15 is void.*try a smaller `lr`"):
+        run(*federation(naive, FactorAverage(lr=0.02, steps=10), problem.data), 30)
     run(*federation(right, FeDLRT(lr=0.1, steps=10, rtol=1e-8, max_rank=3), problem.data), 30)
     assert (weight(right) - problem.optimum).norm() < 1e-8
     assert (weight(naive) - problem.optimum).norm() > 0.1
@@ -99,7 +101,9 @@ def test_models_that_cannot_be_averaged_are_refused(draw):
         federation(counted, FeDLRT(), data)
     with pytest.raises(ValueError, match="frozen"):
         federation(dense(10, 8).requires_grad_(False), FedAvg(), data)
-    with pytest.raises(TypeError, match="`loss` must return"):
+    with pytest.raises(
+        RuntimeError, match="client 'a' failed in phase 'train'.*`loss` must return"
+    ):
         run(
             *federation(dense(10, 8), FedAvg(), data, lambda m, x, y: square_error(m, x, y).item()),
             1,

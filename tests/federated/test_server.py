@@ -228,10 +228,61 @@ def test_a_training_that_diverges_drops_the_client_and_says_so(draw):
     data = heterogeneous(draw).data
     server, clients = federation(dense(10, 8), FedAvg(lr=1e200, steps=9), data)
     before = bits(server.state)
-    (record,) = run(server, clients, 1)
-    assert record.void
+    with pytest.warns(UserWarning, match="round 0 is void") as warned:
+        record, again = run(server, clients, 2)
+    assert len(warned) == 1 and record.void and again.void
     assert all("try a smaller `lr`" in e.reason for e in record.events)
     assert bits(server.state) == before
+
+
+def test_who_watches_is_not_warned(draw):
+    seen = []
+    server, clients = federation(dense(10, 8), FedAvg(lr=1e200, steps=9), heterogeneous(draw).data)
+    assert run(server, clients, 2, watch=seen.append) == seen
+    assert [r.void for r in seen] == [True, True]
+
+
+def test_nan_in_the_data_is_not_put_down_to_the_rate(draw):
+    data = heterogeneous(draw).data
+    data["client 1"] = tuple(t * float("nan") for t in data["client 1"])
+    server, clients = federation(low_rank(draw, 10, 8, 2), FeDLRT(lr=0.01, steps=1), data)
+    (record,) = run(server, clients, 1)
+    (event,) = record.events
+    assert (event.client, event.phase) == ("client 1", "gradient")
+    assert "see its data and loss" in event.reason and "lr" not in event.reason
+
+
+RUNS = {
+    "a list of clients": (lambda c: {"clients": list(c.values())}, TypeError, "a dict of clients"),
+    "a client too many": (lambda c: {"clients": c | {"x": c["client 0"]}}, ValueError, "those of"),
+    "rounds below zero": (lambda c: {"rounds": -1}, ValueError, "`rounds` must be at least 0"),
+    "half a round": (lambda c: {"rounds": 0.5}, TypeError, "`rounds` must be an int"),
+    "nothing to call": (lambda c: {"watch": 3}, TypeError, "`watch` must be a function"),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_that_cannot_be_meant_is_refused_before_the_first_round(draw, kind):
+    server, clients = federation(dense(10, 8), FedAvg(), heterogeneous(draw).data)
+    change, error, text = RUNS[kind]
+    with pytest.raises(error, match=text):
+        run(**({"server": server, "clients": clients, "rounds": 1} | change(clients)))
+    assert server.number == 0
+
+
+def test_a_server_needs_names_and_values(draw):
+    with pytest.raises(TypeError, match="`clients` must be a list of names, got 3"):
+        Server(dense(10, 8), FedAvg(), 3)
+    with pytest.raises(ValueError, match="'weight' is on the meta device"):
+        Server(dense(10, 8).to("meta"), FedAvg(), ["a"])
+
+
+def test_a_server_saves_to_files_only(draw, tmp_path):
+    server, _ = federation(dense(10, 8), FedAvg(), heterogeneous(draw).data)
+    for path in (tmp_path, "."):
+        with pytest.raises(IsADirectoryError, match="is a folder"):
+            server.save(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_was_merged_meanwhile_is_refused(draw):
@@ -241,7 +292,7 @@ def test_a_model_that_was_merged_meanwhile_is_refused(draw):
     rw.adapt_(model, rank=2)
     server, clients = federation(model, FeDLRT(lr=0.05), heterogeneous(draw).data)
     rw.merge_(model)
-    with pytest.raises(ValueError, match="layer '0' is merged"):
+    with pytest.raises(RuntimeError, match="client 0' failed.*layer '0' is merged"):
         run(server, clients, 1)
     rw.unmerge_(model)
     assert not run(server, clients, 1)[0].void

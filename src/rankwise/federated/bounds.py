@@ -67,7 +67,12 @@ def flaw_of(arrays: Any, like: Arrays, bound: float = float("inf")) -> str | Non
         if not bool(value.isfinite().all()):
             return f"array {name!r} has NaN or infinite entries"
     size = norm_of(arrays)
-    return None if size <= bound else f"norm {size:.3g} is above the bound {bound:.3g}"
+    if size <= bound:
+        return None
+    return (
+        f"norm {size:.3g} is above the bound {bound:.3g}; try a smaller `lr`, or a larger "
+        "`Bounds(norm=...)` if that is no divergence"
+    )
 
 
 def norm_of(arrays: Mapping[str, Tensor]) -> float:

@@ -52,7 +52,8 @@ class Client:
 
         Raises:
             ValueError: for a request that does not fit the model, the method or the phases before.
-            FloatingPointError: where the answer is not finite, because training diverged.
+            FloatingPointError: where the answer is not finite: training diverged, or the data or
+                the loss have NaN.
         """
         index = self._index(request)
         known = self._told(index, request)
@@ -68,9 +69,12 @@ class Client:
             local.put(opening)
         for name, value in arrays.items():
             if not bool(value.isfinite().all()):
+                # Nothing but the last phase takes steps.
+                last = index + 1 == len(self.method.phases)
+                remedy = "try a smaller `lr` or fewer `steps`" if last else "see its data and loss"
                 raise FloatingPointError(
                     f"client {self.name!r}: {name!r} is not finite after phase {phase.name!r} of "
-                    f"round {request.round}; try a smaller `lr` or fewer `steps`"
+                    f"round {request.round}; {remedy}"
                 )
         # The memory of the phase before is kept after the last one, should that be asked for again.
         if index + 1 < len(self.method.phases):

@@ -1,5 +1,6 @@
 """All clients in one process, one after the other: for studies and tests."""
 
+import warnings
 from collections.abc import Callable, Mapping
 
 from rankwise.federated.client import Client
@@ -20,6 +21,8 @@ def run(
 ) -> list[RoundRecord]:
     """Run `rounds` rounds; a client that raises OSError or FloatingPointError is dropped.
 
+    Without `watch`, the first round that is void, and leaves the model as it was, gives a warning.
+
     Args:
         server: goes on from where it is.
         clients: one for each name of the server.
@@ -27,20 +30,27 @@ def run(
         watch: called with the record of each round.
 
     Raises:
-        ValueError: if the names are not those of the server. Other errors of a client are mistakes
-            in its model, loss or data, and end the run.
+        TypeError: for clients that are no dict, and a `watch` that is no function.
+        ValueError: if the names are not those of the server.
+        RuntimeError: from any other error of a client, with its name: that is a mistake in its
+            model, loss or data, and ends the run.
     """
     check_rounds(rounds)
     check_clients(server, clients)
-    records = []
+    if watch is not None and not callable(watch):
+        raise TypeError(f"`watch` must be a function of a RoundRecord, got {watch!r}")
+    records: list[RoundRecord] = []
     for _ in range(rounds):
         round = server.open_round()
         while round.request is not None:
             request = round.request
             round.receive([ask(name, clients[name], request) for name in round.participants])
-        records.append(server.close_round(round))
+        record = server.close_round(round)
         if watch is not None:
-            watch(records[-1])
+            watch(record)
+        elif record.void and not any(earlier.void for earlier in records):
+            warnings.warn(void_message(record), stacklevel=2)
+        records.append(record)
     return records
 
 
@@ -52,7 +62,12 @@ def check_rounds(rounds: int) -> None:
 
 
 def check_clients(server: Server, clients: Mapping[str, Client]) -> None:
-    """ValueError unless there is one for each name of the server, and of that name."""
+    """TypeError or ValueError unless it is a dict with one for each name of the server."""
+    if not isinstance(clients, Mapping):
+        raise TypeError(
+            "`clients` must be a dict of clients by name, `{client.name: client, ...}`, got "
+            f"{type(clients).__name__}"
+        )
     if set(clients) != set(server.clients):
         raise ValueError(
             f"`clients` must be those of the server, {list(server.clients)}, got {sorted(clients)}"
@@ -68,3 +83,17 @@ def ask(name: str, client: Client, request: Request) -> Reply | Failure:
         return client.answer(request)
     except GONE as error:
         return Failure(name, f"{type(error).__name__}: {error}")
+    except Exception as error:
+        raise RuntimeError(
+            f"client {name!r} failed in phase {request.phase!r} of round {request.round}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def void_message(record: RoundRecord) -> str:
+    """What the first void round of a run says."""
+    return (
+        f"round {record.number} is void and the model stays as it was, for fewer clients answered "
+        f"than the quorum ({record.events[0]}). What `run` returns has `.void` and `.events` of "
+        "this round and the later ones"
+    )

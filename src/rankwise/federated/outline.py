@@ -65,9 +65,12 @@ def outline_of(model: nn.Module) -> Outline:
 
 
 def state_of(model: nn.Module) -> Arrays:
-    """Copies on the CPU of all that `outline_of` names."""
+    """Copies on the CPU of all that `outline_of` names; ValueError where one has no values."""
     outline, tensors = outline_of(model), named_tensors(model)
     names = outline.opening(dict.fromkeys(outline.layers, 0))
+    empty = next((n for n in names if tensors[n].is_meta), None)
+    if empty is not None:
+        raise ValueError(f"{empty!r} is on the meta device: load the weights of `model` first")
     return {n: tensors[n].detach().cpu().contiguous().clone() for n in names}
 
 

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -57,7 +57,8 @@ class Server:
     ) -> None:
         if not isinstance(method, Method):
             raise TypeError(f"`method` must be such as `FeDLRT()`, got {method!r}")
-        if isinstance(clients, str) or not all(isinstance(c, str) and c for c in clients):
+        listed = isinstance(clients, Iterable) and not isinstance(clients, str)
+        if not listed or not all(isinstance(c, str) and c for c in clients):
             raise TypeError(f"`clients` must be a list of names, got {clients!r}")
         if len(set(clients)) < len(clients) or not clients:
             raise ValueError(f"`clients` must name at least one, each once, got {list(clients)}")
@@ -125,6 +126,9 @@ class Server:
 
     def load(self, path: str | Path) -> None:
         """Go on where `save` was called; ranks follow the file.
+
+        The file has the state of the model and the number of the next round. Method, names of the
+        clients, participation and seed are those of this server, and may be others than before.
 
         Raises:
             FileNotFoundError: if there is no such file.

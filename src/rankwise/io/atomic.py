@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rankwise.distributed.sharded import is_sharded
+from rankwise.io.safetensor import parts_of
 
 
 @contextmanager
@@ -18,14 +18,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the block raises, `path` is as it was and the temporary file is gone. A killed process
     leaves a file named `.<name>.<random>.tmp` at most.
+
+    Raises:
+        IsADirectoryError: if there is a folder of that name.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the path of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
-        # safetensors writes with mode 600; what is saved is as readable as any new file.
+        # Some writers leave mode 600; what is saved is as readable as any new file.
         temporary.chmod(mode)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -46,9 +51,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             "by `rankwise.save` or `rankwise.save_training`, which gather, and load that in a "
             "single process"
         )
-    copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(copies, temporary, metadata={"format": "pt", **metadata})
+    own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        for part in parts_of(own, {"format": "pt", **metadata}):
+            file.write(part)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -181,7 +181,10 @@ def _check_adaptable(state: Stored, name: str, layer: Layer) -> None:
     within = tuple(f"{own}." for own in layer.names)
     held = [n for n in state.dense if n.startswith(within)]
     if held:
-        raise ValueError(f"{path}: parameter {held[0]!r} belongs to a layer to be adapted")
+        raise ValueError(
+            f"{path}: parameter {held[0]!r} belongs to a layer to be adapted, whose own "
+            f"are frozen. If {name!r} was low rank as a whole, call `factorize_` on the model first"
+        )
     twice = [own for own in layer.names if own != name and own in state.layers]
     if twice:
         raise ValueError(f"{path} holds both {name!r} and {twice[0]!r}, one layer in the model")
