@@ -1,10 +1,12 @@
 """Low-rank training for PyTorch that finds the rank of every layer by itself."""
 
+import importlib
+import typing
+
 from rankwise import adapters as adapters
 from rankwise import check as check
 from rankwise import compress as compress
 from rankwise import distributed as distributed
-from rankwise import federated as federated
 from rankwise import init as init
 from rankwise import report as report
 from rankwise import robust as robust
@@ -33,6 +35,9 @@ from rankwise.surgery.merge import unmerge_ as unmerge_
 from rankwise.surgery.plan import plan as plan
 from rankwise.surgery.shrink import densify_ as densify_
 from rankwise.surgery.shrink import shrink as shrink
+
+if typing.TYPE_CHECKING:
+    from rankwise import federated as federated
 
 __version__ = "0.1.0"
 
@@ -63,3 +68,10 @@ __all__ = [
     "shrink",
     "unmerge_",
 ]
+
+
+def __getattr__(name: str) -> typing.Any:
+    # Seldom used, and an eighth of the time that it takes to import all the rest.
+    if name == "federated":
+        return importlib.import_module("rankwise.federated")
+    raise AttributeError(f"module 'rankwise' has no attribute {name!r}")

@@ -140,6 +140,7 @@ def test_one_message_is_as_long_as_the_formula_says(dtype, size, eight_processes
     rw.factorize_(model, rank={"0": 3, "2": 2})
     replicas = prepare(model, dtype=dtype)
     eight_processes()
+    replicas.start()
     said = cost.low_rank(20, 12, 3, 8) + cost.low_rank(6, 20, 2, 8)
     for _ in range(2):
         model(torch.randn(9, 12)).square().mean().backward()

@@ -26,12 +26,12 @@ def test_a_shorter_type_rounds_and_no_more():
         assert torch.equal(b, t.bfloat16().float())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_the_digest_sees_every_single_bit(dtype):
     tensors = some_tensors(dtype)
     mark = digest(tensors)
     assert mark == digest([t.clone() for t in tensors])
-    words = {torch.float32: torch.int32, torch.float64: torch.int64}[dtype]
+    words = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     seen = {int(mark)}
     for bit in range(0, torch.iinfo(words).bits - 1):
         changed = [t.clone() for t in tensors]
@@ -50,6 +50,11 @@ def test_the_digest_is_in_its_range_for_wild_bits():
     t = torch.tensor([float("nan"), float("inf"), -float("inf"), 3e38])
     for count in range(1, 200):
         assert 0 <= int(digest([t.repeat(count)])) < 2**62
+
+
+def test_the_digest_takes_tensors_of_several_types():
+    mixed = [torch.ones(3, dtype=torch.bfloat16), torch.tensor(2**53 + 1)]
+    assert digest(mixed) != digest([mixed[0], torch.tensor(2**53)])
 
 
 def test_nothing_is_the_same_everywhere():

@@ -1,7 +1,10 @@
 """What goes wrong on several processes: an error at once, or the right numbers."""
 
+import warnings
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
@@ -195,3 +198,80 @@ def test_the_anchor_has_the_type_that_a_model_takes_its_own_from():
     assert next(model.named_parameters())[0] == NAME
     assert next(model.parameters()).dtype == torch.bfloat16
     assert model[1].U.dtype == torch.float32
+
+
+def other_rates(rank):
+    """A schedule that follows the loss of its own process."""
+    model = Branches(head=False)
+    replicas = rw.distributed.prepare(model)
+    rule = rw.Tolerance(rtol=0.2, every=3, grow=2)
+    optimizer = rw.Optimizer(model, lr=0.05, rank_rule=rule)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(6):
+            optimizer.param_groups[0]["lr"] = 0.005 if rank == 1 and step > 1 else 0.05
+            optimizer.zero_grad()
+            loss_of(model, *half(rank, step)).backward()
+            optimizer.step()
+    said = any("had drifted apart" in str(warning.message) for warning in caught)
+    return [layer.ranks for _, layer in optimizer.layers], replicas.realigned > 0, said
+
+
+def test_ranks_grow_alike_where_rates_differ():
+    first, second = on_processes(2, other_rates)
+    assert first == second
+    assert first[1:] == (True, True)
+
+
+def unlike(rank):
+    model = Branches(head=False)
+    rw.distributed.prepare(model)
+    optimizer = rw.Optimizer(model, lr=0.05)
+    if rank == 0:
+        saved = optimizer.state_dict()
+        saved["rankwise"]["steps"] = 3
+        optimizer.load_state_dict(saved)
+    loss_of(model, *half(rank, 0)).backward()
+    with pytest.raises(ValueError, match=f"process {rank} has taken {3 - 3 * rank} steps"):
+        optimizer.step()
+
+
+def test_a_state_that_one_process_has_loaded_is_found_on_both():
+    on_processes(2, unlike)
+
+
+def held_back(rank):
+    model, wrapped, optimizer, replicas = replicated()
+    for hold in (wrapped.no_sync, replicas.no_sync):
+        loss = loss_of(wrapped, *half(rank, 0))
+        # DDP syncs here all the same, by where the forward pass was.
+        with hold():
+            loss.backward()
+        with pytest.raises(ValueError, match="within `no_sync"):
+            optimizer.step()
+        optimizer.zero_grad()
+        loss_of(wrapped, *half(rank, 0)).backward()
+        optimizer.step()
+    return weights(model)
+
+
+def test_a_step_with_gradients_that_were_not_sent_is_refused():
+    assert same(on_processes(2, held_back))
+
+
+def prepared_early(rank):
+    default = dist.distributed_c10d._get_default_group()
+    dist.distributed_c10d._update_default_pg(None)
+    model = Branches(head=False)
+    rw.distributed.prepare(model)
+    dist.distributed_c10d._update_default_pg(default)
+    with pytest.raises(ValueError, match="no process group yet"):
+        loss_of(model, *half(rank, 0)).backward()
+    model.zero_grad()
+    wrapped = DistributedDataParallel(model)
+    loss_of(wrapped, *half(rank, 0)).backward()
+    return gradients(model)
+
+
+def test_a_model_prepared_before_the_group_and_not_wrapped_is_refused():
+    assert same(on_processes(2, prepared_early))

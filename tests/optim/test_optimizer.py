@@ -383,3 +383,28 @@ def test_grad_scaler_skips_overflow_like_any_optimizer():
         scaler.update()
     assert optimizer.steps == 1
     assert all((a - b).norm() > 0 for a, b in zip(before, dense_of(model), strict=True))
+
+
+def test_a_parameter_beside_the_model_trains_too():
+    model = thin_layers()
+    optimizer = Optimizer(model)
+    temperature = torch.nn.Parameter(torch.ones(()))
+    optimizer.add_param_group({"params": [temperature]})
+    x, y = batch(0)
+    (temperature * (model(x) - y).square().mean()).backward()
+    optimizer.step()
+    assert temperature != 1.0
+
+
+def test_a_dense_model_is_looked_at_once(monkeypatch):
+    model = nn.Linear(3, 2)
+    optimizer = Optimizer(model)
+    looks = []
+    walk = model.named_parameters
+    monkeypatch.setattr(model, "named_parameters", lambda *a, **k: looks.append(1) or walk(*a, **k))
+    counts = []
+    for _ in range(3):
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        counts.append(len(looks))
+    assert counts[0] == counts[2] > 0

@@ -11,6 +11,7 @@ NAME = "ddp_anchor"
 def anchor_(model: nn.Module) -> None:
     """Give `model` the anchor, once; no state dict and no file has it."""
     if hasattr(model, NAME):
+        getattr(model, NAME).requires_grad_()
         return
     # It comes before all others, and models take their own type and device from the first.
     first = next(p for p in model.parameters() if p.is_floating_point())

@@ -7,6 +7,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 MODULUS = 2**62 - 1
+WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By bytes of an entry."""
 
 
 def flatten(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
@@ -24,14 +26,18 @@ def pieces(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 def digest(tensors: Sequence[Tensor]) -> Tensor:
     """A number in [0, 2^62) that tells tensors apart by any single bit, 0-dim int64.
 
-    Each word of the bits counts with an odd weight of its own, modulo 2^64, so that the change of
-    one word always shows, and that of several hides with probability 2^-62. Nothing waits for the
-    device.
+    Each entry's bits count with an odd weight of their own, modulo 2^64, so that the change of one
+    entry always shows, and that of several hides with probability 2^-62. Nothing waits for the
+    device, and no more memory is taken than the largest tensor needs.
     """
-    words = flatten(tensors).view(torch.int32).to(torch.int64)
-    weights = torch.arange(words.shape[0], device=words.device, dtype=torch.int64)
-    weights = weights.mul_(0x9E3779B97F4A7C15 - 2**64).bitwise_or_(1)
-    total = (words * weights).sum()
+    total, start = torch.zeros((), dtype=torch.int64, device=tensors[0].device), 0
+    for t in tensors:
+        words = t.detach().reshape(-1).view(WORDS[t.element_size()])
+        end = start + words.shape[0]
+        weights = torch.arange(start, end, device=words.device, dtype=torch.int64)
+        weights = weights.mul_(0x9E3779B97F4A7C15 - 2**64).bitwise_or_(1)
+        total += weights.mul_(words).sum()
+        start = end
     return (total ^ (total >> 32)) & MODULUS
 
 

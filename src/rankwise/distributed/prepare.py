@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rankwise.distributed.anchor import anchor_
+from rankwise.distributed.anchor import anchor_, is_anchor
 from rankwise.distributed.replicas import Replicas
 from rankwise.distributed.sharded import is_sharded, tensor_parallel
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
@@ -42,8 +42,9 @@ def prepare(
 
     Raises:
         ValueError: for a model without trainable low-rank layers, factors on several devices or of
-            several types, other layers than another process has, a model that is wrapped, and
-            for factors or bases that are sharded otherwise than FSDP2 shards a base.
+            several types, other layers than another process has, a model that is wrapped, a group
+            without this process, and for factors or bases that are sharded otherwise than FSDP2
+            shards a base.
         TypeError: for a `dtype` that is no floating-point type.
     """
     if isinstance(model, DistributedDataParallel):
@@ -52,6 +53,8 @@ def prepare(
         raise TypeError(
             f"`dtype` must be a floating-point type such as torch.bfloat16, got {dtype!r}"
         )
+    if group is not None and dist.get_rank(group) < 0:
+        raise ValueError("this process is not in `group`: call `prepare` on those that are")
     layers = {n: layer for n, layer in low_rank_layers(model).items() if layer.U.requires_grad}
     if not layers:
         raise ValueError(
@@ -68,13 +71,16 @@ def prepare(
                 f"the factors of `model` are of several {what} ({', '.join(sorted(kinds))}); all "
                 "must be of one"
             )
-    for earlier in {layer.replicas for layer in layers.values() if layer.replicas is not None}:
-        earlier.release()
+    earlier = {layer.replicas for layer in layers.values() if layer.replicas is not None}
+    named = list(model.named_parameters(remove_duplicate=False))
     own = {id(p) for p in factors}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
-    replicas = Replicas(layers, group, dtype, others)
-    names = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in own]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+    others = [p for n, p in named if p.requires_grad and id(p) not in own and not is_anchor(n)]
+    holders = [m for m in model.modules() if isinstance(m, LowRankModule) and id(m.U) in own]
+    wrappers = [one.release() for one in earlier]
+    replicas = Replicas(layers, group, dtype, others, holders, next(iter(wrappers), None))
+    ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
+    ignored |= {n for n, p in named if id(p) in own}
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, sorted(ignored))
     if not others:
         anchor_(model)
     replicas.start()

@@ -10,18 +10,22 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Variable
 
+from rankwise.distributed.anchor import is_anchor
 from rankwise.distributed.flat import carried, first, flatten, pieces, same_everywhere
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 
 ALIGN_EVERY = 25
 """Steps between two checks that all processes hold the same factors."""
+
+
+Wrapper: TypeAlias = "weakref.ref[Any] | None"
 
 
 class Traffic(NamedTuple):
@@ -40,7 +44,8 @@ class Traffic(NamedTuple):
 class Replicas:
     """The low-rank layers of one model, on all processes of a group; made by `prepare`.
 
-    `others` are the parameters beside factors that train.
+    `others` are the parameters beside factors that train; `holders` all modules with these
+    factors, for several layers may share theirs.
 
     Attributes:
         layers: by name.
@@ -53,7 +58,9 @@ class Replicas:
         layers: dict[str, LowRankModule],
         group: dist.ProcessGroup | None,
         dtype: torch.dtype | None,
-        others: Sequence[Tensor] = (),
+        others: Sequence[Tensor],
+        holders: Sequence[LowRankModule],
+        wrapper: Wrapper = None,
     ) -> None:
         self.layers = layers
         self.traffic = Traffic()
@@ -61,12 +68,24 @@ class Replicas:
         self._group = group
         self._dtype = dtype
         self._backward = -1
-        self._wrapper: weakref.ref[Any] | None = None
+        self._wrapper = wrapper
         self._held = False
+        self._unsent = False
+        self._started = False
+        self._holders = holders
+        own = weakref.ref(self)
+
+        # Python's collector does not see what a hook holds: one that held its own parameter, or
+        # this, would keep the model alive for good.
+        def arm(parameter: Tensor) -> None:
+            replicas = own()
+            if replicas is not None:
+                replicas._arm()
+
         # Others too, for a process may use no low-rank layer at all where others wait for it.
         armed = [*self.factors, *others]
-        self._hooks = [p.register_post_accumulate_grad_hook(self._arm) for p in armed]
-        for layer in layers.values():
+        self._hooks = [p.register_post_accumulate_grad_hook(arm) for p in armed]
+        for layer in holders:
             layer.replicas = self
 
     @property
@@ -122,17 +141,18 @@ class Replicas:
         For accumulation: the mean of sums is sent with the last backward pass, outside. FSDP2 has
         its own `set_requires_gradient_sync`, for what it shards.
         """
-        self._held = True
+        outside, self._held = self._held, True
         try:
             yield
         finally:
-            self._held = False
+            self._held = outside
 
     def wrapped_in(self, wrapper: nn.Module, model: nn.Module) -> None:
         """DDP, which is being made, takes `model` in: it must leave the factors alone."""
         ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
         own = {id(p) for p in self.factors}
-        missed = [n for n, p in model.named_parameters() if id(p) in own and n not in ignored]
+        named = dict(model.named_parameters())
+        missed = [n for n, p in named.items() if id(p) in own and n not in ignored]
         if missed:
             raise ValueError(
                 f"DDP wraps a {type(model).__name__}, but `rankwise.distributed.prepare` was "
@@ -140,24 +160,54 @@ class Replicas:
                 f"{missed[0]!r}. Call `rankwise.distributed.prepare(model)` with the module that "
                 "is wrapped"
             )
+        others: Any = wrapper.process_group
+        groups = [dist.get_process_group_ranks(g) for g in (others, self._group)]
+        if groups[0] != groups[1]:
+            raise ValueError(
+                f"DDP averages over the processes {groups[0]}, and the factors of the model over "
+                f"{groups[1]}: give `prepare(group=...)` and DDP's `process_group=` the same group"
+            )
+        # Where others train, DDP would wait for the gradient of an anchor in vain.
+        trained = [n for n, p in named.items() if p.requires_grad and n not in ignored]
+        if not all(map(is_anchor, trained)):
+            for name in filter(is_anchor, trained):
+                named[name].requires_grad_(False)
         self._wrapper = weakref.ref(wrapper)
         self.start()
 
-    def release(self) -> None:
-        """Undo `prepare`."""
+    def release(self) -> Wrapper:
+        """Undo `prepare`; the DDP that holds the model, if any does."""
         for hook in self._hooks:
             hook.remove()
-        for layer in self.layers.values():
+        for layer in self._holders:
             layer.replicas = None
+        return self._wrapper
 
     def start(self) -> None:
         """The first process's ranks and factors on all; ValueError if the layers differ."""
         if not self._together():
             return
+        self._started = True
         self._check_layers()
         self._first_shapes()
         if not same_everywhere(self.factors, self._group):
             self._first_values(self.factors)
+
+    def check_steps(self, steps: int) -> None:
+        """ValueError if processes have taken other numbers of `steps`, as after loading on one."""
+        if self._together() and not same_everywhere([torch.tensor(steps)], self._group):
+            raise ValueError(
+                f"the optimizer of process {self.process} has taken {steps} steps, and that of "
+                "another process has not: load the same state on every process"
+            )
+
+    def check_sent(self) -> None:
+        """ValueError if the last backward pass was held back, and gradients differ."""
+        if self._unsent and self._together():
+            raise ValueError(
+                "the last backward pass before this step was within `no_sync()`, and each process "
+                "has gradients of its own: let the last one of a step be outside"
+            )
 
     def agreed(self, ranks: list[int]) -> list[int]:
         """The first process's choice, for singular values may differ in their last bits."""
@@ -190,7 +240,7 @@ class Replicas:
         ready = dist.is_available() and dist.is_initialized()
         return ready and dist.get_world_size(self._group) > 1
 
-    def _arm(self, parameter: Tensor) -> None:
+    def _arm(self) -> None:
         # A backward pass that failed has never called back, so a flag would stay set for good.
         current = torch._C._current_graph_task_id()
         if current != self._backward:
@@ -212,11 +262,18 @@ class Replicas:
     @torch.no_grad()
     def _reduce(self) -> None:
         """Average the gradients of all factors; zeros stand for those of layers not used here."""
-        if self._waits() or not self._together():
+        self._unsent = self._waits()
+        if self._unsent or not self._together():
             return
+        if not self._started:
+            raise ValueError(
+                "there was no process group yet when `rankwise.distributed.prepare(model)` was "
+                "called, so the factors may differ: call it after `init_process_group`, or wrap "
+                "the model in DistributedDataParallel"
+            )
         factors = self.factors
         absent = [p.grad is None for p in factors]
-        present = torch.ones(len(factors), device=factors[0].device)
+        present = factors[0].new_ones(len(factors))
         if any(absent):
             present.copy_(torch.tensor(absent).logical_not())
         slots = [torch.zeros_like(p) if p.grad is None else p.grad for p in factors]

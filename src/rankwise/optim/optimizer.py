@@ -159,6 +159,7 @@ class Optimizer(torch.optim.Optimizer):
     def _attach(self) -> None:
         """Make the layers this optimizer's own."""
         self._versions: dict[str, Version] = {}
+        self._begun = False
         several = self.integrator.same_matrix and self.integrator.points > 1
         self._batches = Batches(self.layers if several else [])
         claim(self, self.layers)
@@ -181,10 +182,14 @@ class Optimizer(torch.optim.Optimizer):
         the loss after `backward()`, and gradients are cleared before each call.
         """
         integrator = self.integrator.at(self.steps + 1)
-        check_whole_gradient(replicas_of(self.layers), integrator)
-        if not self._versions:
+        replicas = replicas_of(self.layers)
+        check_whole_gradient(replicas, integrator)
+        if not self._begun:
             check_parameters(self._model, self.layers, self.param_groups)
             warn_if_alone(self.layers)
+            if replicas is not None:
+                replicas.check_steps(self.steps)
+            self._begun = True
         if not integrator.same_matrix:
             check_closure(self.integrator, closure, self._gradients())
             check_deterministic(self._model)
@@ -194,6 +199,8 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         if not any(True for _ in self._gradients()):
             return loss
+        if replicas is not None:
+            replicas.check_sent()
         if not all_finite(list(self._gradients())):
             return self._skip(loss)
         check_untouched(self, self.layers, self._versions)
@@ -287,7 +294,7 @@ class Optimizer(torch.optim.Optimizer):
         clock = Clock(self.steps, _decay(groups))
         chosen = self.rank_rule.ranks(clock, candidates)
         replicas = replicas_of(self.layers)
-        if replicas is not None and self.rank_rule.judges(clock):
+        if replicas is not None and self.rank_rule.may_change(clock):
             chosen = replicas.agreed(chosen)
         ranks = iter(chosen)
         steps = zip(moving, points, gradients, ends, groups, strict=True)
@@ -358,6 +365,7 @@ class Optimizer(torch.optim.Optimizer):
         shard_(self.state)
         self.steps, self.skipped = own["steps"], own["skipped"]
         self._versions.clear()
+        self._begun = False
         check_saved_ranks(self.layers, self.state)
 
 

@@ -56,8 +56,8 @@ class RankRule(ABC):
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         """The ranks to keep, at most `len(sigma)` each."""
 
-    def judges(self, clock: Clock) -> bool:
-        """Whether `ranks` looks at singular values, which processes then have to agree on."""
+    def may_change(self, clock: Clock) -> bool:
+        """Whether `ranks` may change one, which processes then have to agree on."""
         return True
 
 
@@ -72,7 +72,7 @@ class FixedRank(RankRule):
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
         return [layer.rank for layer in layers]
 
-    def judges(self, clock: Clock) -> bool:
+    def may_change(self, clock: Clock) -> bool:
         return False
 
 
@@ -110,11 +110,11 @@ class CycledRank(RankRule):
     def grows(self) -> bool:
         return self.grow > 0
 
-    def judges(self, clock: Clock) -> bool:
-        return clock.step % self.every == 0
+    def may_change(self, clock: Clock) -> bool:
+        return clock.step % self.every in (0, 1)
 
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
-        if self.judges(clock):
+        if clock.step % self.every == 0:
             return self.judge(clock, [self._limited(layer) for layer in layers])
         if clock.step % self.every == 1 and clock.decay >= self.rest:
             return [

@@ -7,6 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rankwise.distributed.anchor import is_anchor
 from rankwise.distributed.prepare import check_layouts
 from rankwise.distributed.replicas import ALIGN_EVERY, Replicas
 from rankwise.distributed.sharded import is_sharded
@@ -59,7 +60,10 @@ def check_parameters(
     check_layouts(model, dict(layers))
     own = {id(p): name for name, p in model.named_parameters()}
     held = [p for group in groups for p in group["params"]]
-    if any(id(p) not in own for p in held):
+    given = {id(p) for p in held}
+    left = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in given]
+    # One that a user has added and is in no model is nothing to complain of.
+    if any(id(p) not in own for p in held) and not all(map(is_anchor, left)):
         raise ValueError(
             "the model has other parameters than when this optimizer was made: something, such as "
             "`fully_shard` or DeepSpeed's ZeRO, has replaced them. Make the optimizer after "
@@ -69,7 +73,8 @@ def check_parameters(
     if replicas is None or replicas.processes == 1 or replicas.in_ddp:
         return
     factors = {id(p) for p in replicas.factors}
-    alone = [own[id(p)] for p in held if id(p) not in factors and not is_sharded(p)]
+    dense = (p for p in held if id(p) not in factors and not is_sharded(p))
+    alone = [own.get(id(p), "a parameter outside the model") for p in dense]
     if alone:
         warnings.warn(
             f"{alone[0]!r} trains, and neither DDP nor `fully_shard` holds it (nor {len(alone) - 1}"
@@ -81,7 +86,7 @@ def check_parameters(
 
 def aligns(rule: RankRule, clock: Clock) -> bool:
     """Whether processes compare their factors after this step."""
-    return rule.judges(clock) or clock.step % ALIGN_EVERY == 0
+    return rule.may_change(clock) or clock.step % ALIGN_EVERY == 0
 
 
 def moments(state: Mapping[str, Any]) -> list[Tensor]:

@@ -87,11 +87,11 @@ class TailTolerance(RankRule):
             raise ValueError(f"`TailTolerance(every=...)` must be at least 1, got {self.every}")
         check_bounds("TailTolerance", self.min_rank, self.max_rank)
 
-    def judges(self, clock: Clock) -> bool:
-        return clock.step % self.every == 0
+    def may_change(self, clock: Clock) -> bool:
+        return clock.step % self.every in (0, 1)
 
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
-        if self.judges(clock):
+        if clock.step % self.every == 0:
             rtol = self.rtol * clock.decay**self.order
             spectra = fetch([layer.sigma for layer in layers])
             kept = [rank_for_tolerance(s, rtol=rtol, min_rank=self.min_rank) for s in spectra]
