@@ -8,7 +8,7 @@ gradient, are averaged in one flat message at the end of the backward pass. What
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Variable
 
-from rankwise.distributed.anchor import is_anchor
-from rankwise.distributed.flat import carried, first, flatten, pieces, same_everywhere
+from rankwise.distributed.team import Team
+from rankwise.distributed.wrapping import check_wrapping, holds_back, rest_anchors_
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 
 ALIGN_EVERY = 25
@@ -41,7 +41,7 @@ class Traffic(NamedTuple):
     """Bytes of the last message: those of a step."""
 
 
-class Replicas:
+class Replicas(Team):
     """The low-rank layers of one model, on all processes of a group; made by `prepare`.
 
     `others` are the parameters beside factors that train; `holders` all modules with these
@@ -62,10 +62,10 @@ class Replicas:
         holders: Sequence[LowRankModule],
         wrapper: Wrapper = None,
     ) -> None:
+        super().__init__(group)
         self.layers = layers
         self.traffic = Traffic()
         self.realigned = 0
-        self._group = group
         self._dtype = dtype
         self._backward = -1
         self._wrapper = wrapper
@@ -94,45 +94,9 @@ class Replicas:
         return [p for layer in self.layers.values() for p in layer.factor_parameters()]
 
     @property
-    def processes(self) -> int:
-        """Number of processes; 1 before there is a process group."""
-        return dist.get_world_size(self._group) if self._together() else 1
-
-    @property
-    def process(self) -> int:
-        """Number of this process, from 0."""
-        return dist.get_rank(self._group) if self._together() else 0
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that writes files."""
-        return self.process == 0
-
-    @property
     def in_ddp(self) -> bool:
         """Whether DDP, which averages the gradients of all other parameters, holds the model."""
         return self._wrapper is not None and self._wrapper() is not None
-
-    def gathered(self, value: Any) -> list[Any]:
-        """What every process has as `value`, on all of them; tensors in it are on the CPU."""
-        values = [value] * self.processes
-        if self._together():
-            dist.all_gather_object(values, value, group=self._group)
-        return values
-
-    def once(self, write: Callable[[], Any]) -> None:
-        """Let the first process `write`; all go on when that is done, and all fail if it fails."""
-        error: Exception | None = None
-        if self.is_first:
-            try:
-                write()
-            except Exception as raised:
-                error = raised
-        failures = self.gathered(None if error is None else f"{type(error).__name__}: {error}")
-        if error is not None:
-            raise error
-        if failures[0] is not None:
-            raise RuntimeError(f"the first process could not write: {failures[0]}")
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -149,29 +113,8 @@ class Replicas:
 
     def wrapped_in(self, wrapper: nn.Module, model: nn.Module) -> None:
         """DDP, which is being made, takes `model` in: it must leave the factors alone."""
-        ignored = set(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
-        own = {id(p) for p in self.factors}
-        named = dict(model.named_parameters())
-        missed = [n for n, p in named.items() if id(p) in own and n not in ignored]
-        if missed:
-            raise ValueError(
-                f"DDP wraps a {type(model).__name__}, but `rankwise.distributed.prepare` was "
-                f"called for another module, such as a part of it, and DDP would reduce "
-                f"{missed[0]!r}. Call `rankwise.distributed.prepare(model)` with the module that "
-                "is wrapped"
-            )
-        others: Any = wrapper.process_group
-        groups = [dist.get_process_group_ranks(g) for g in (others, self._group)]
-        if groups[0] != groups[1]:
-            raise ValueError(
-                f"DDP averages over the processes {groups[0]}, and the factors of the model over "
-                f"{groups[1]}: give `prepare(group=...)` and DDP's `process_group=` the same group"
-            )
-        # Where others train, DDP would wait for the gradient of an anchor in vain.
-        trained = [n for n, p in named.items() if p.requires_grad and n not in ignored]
-        if not all(map(is_anchor, trained)):
-            for name in filter(is_anchor, trained):
-                named[name].requires_grad_(False)
+        check_wrapping(wrapper, model, self.factors, self.group)
+        rest_anchors_(model)
         self._wrapper = weakref.ref(wrapper)
         self.start()
 
@@ -185,17 +128,17 @@ class Replicas:
 
     def start(self) -> None:
         """The first process's ranks and factors on all; ValueError if the layers differ."""
-        if not self._together():
+        if not self.together:
             return
         self._started = True
         self._check_layers()
         self._first_shapes()
-        if not same_everywhere(self.factors, self._group):
-            self._first_values(self.factors)
+        if not self.same(self.factors):
+            self.take_first_(self.factors)
 
     def check_steps(self, steps: int) -> None:
         """ValueError if processes have taken other numbers of `steps`, as after loading on one."""
-        if self._together() and not same_everywhere([torch.tensor(steps)], self._group):
+        if not self.same([torch.tensor(steps)]):
             raise ValueError(
                 f"the optimizer of process {self.process} has taken {steps} steps, and that of "
                 "another process has not: load the same state on every process"
@@ -203,20 +146,12 @@ class Replicas:
 
     def check_sent(self) -> None:
         """ValueError if the last backward pass was held back, and gradients differ."""
-        if self._unsent and self._together():
+        if self._unsent and self.together:
             raise ValueError(
                 "the last backward pass before this step was within `no_sync()`, and each process "
                 "has gradients of its own: let the last one of a step be outside"
             )
 
-    def agreed(self, ranks: list[int]) -> list[int]:
-        """The first process's choice, for singular values may differ in their last bits."""
-        if not self._together() or not ranks:
-            return ranks
-        message = torch.tensor(ranks, dtype=torch.int64)
-        return [int(r) for r in first(message, self._group).tolist()]
-
-    @torch.no_grad()
     def align(self, moments: Sequence[Tensor]) -> None:
         """Replace factors and `moments` by the first process's, where they are not the same.
 
@@ -224,9 +159,9 @@ class Replicas:
         QR differ, and add up.
         """
         held = [*self.factors, *moments]
-        if not self._together() or same_everywhere(held, self._group):
+        if self.same(held):
             return
-        self._first_values(held)
+        self.take_first_(held)
         self.realigned += 1
         if self.realigned == 1:
             warnings.warn(
@@ -235,10 +170,6 @@ class Replicas:
                 "otherwise something on one process changed them. `replicas.realigned` counts it.",
                 stacklevel=2,
             )
-
-    def _together(self) -> bool:
-        ready = dist.is_available() and dist.is_initialized()
-        return ready and dist.get_world_size(self._group) > 1
 
     def _arm(self) -> None:
         # A backward pass that failed has never called back, so a flag would stay set for good.
@@ -249,21 +180,13 @@ class Replicas:
 
     def _waits(self) -> bool:
         wrapper = None if self._wrapper is None else self._wrapper()
-        if wrapper is None:
-            return self._held
-        if wrapper._join_config.enable:
-            raise ValueError(
-                "`join()` lets a process that has run out of batches answer for DDP's parameters, "
-                "and not for the factors of low-rank layers. Give all processes equally many "
-                "batches, e.g. by `DataLoader(..., drop_last=True)` or a `DistributedSampler`"
-            )
-        return self._held or not wrapper.require_backward_grad_sync
+        return self._held or (wrapper is not None and holds_back(wrapper))
 
     @torch.no_grad()
     def _reduce(self) -> None:
         """Average the gradients of all factors; zeros stand for those of layers not used here."""
         self._unsent = self._waits()
-        if self._unsent or not self._together():
+        if self._unsent or not self.together:
             return
         if not self._started:
             raise ValueError(
@@ -277,11 +200,8 @@ class Replicas:
         if any(absent):
             present.copy_(torch.tensor(absent).logical_not())
         slots = [torch.zeros_like(p) if p.grad is None else p.grad for p in factors]
-        flat = carried(flatten([*slots, present], self._dtype), self._group)
-        dist.all_reduce(flat, group=self._group)
-        size = flat.numel() * flat.element_size()
+        (*means, used), size = self.sums([*slots, present], self._dtype)
         self.traffic = Traffic(self.traffic.messages + 1, self.traffic.bytes + size, size)
-        *means, used = pieces(flat, [*slots, present])
         torch._foreach_div_(means, float(self.processes))
         torch._foreach_copy_(slots, means)
         if any(absent):
@@ -296,26 +216,19 @@ class Replicas:
             if other != own:
                 different = set(map(str, own)) ^ set(map(str, other))
                 raise ValueError(
-                    f"process {rank} has other low-rank layers than process "
-                    f"{dist.get_rank(self._group)}, for example {min(different)}. Adapt the same "
-                    "layers of the same model on every process; ranks may differ"
+                    f"process {rank} has other low-rank layers than process {self.process}, for "
+                    f"example {min(different)}. Adapt the same layers of the same model on every "
+                    "process; ranks may differ"
                 )
 
     @torch.no_grad()
     def _first_shapes(self) -> None:
-        sizes = torch.tensor([n for p in self.factors for n in p.shape], dtype=torch.int64)
-        wanted = iter(int(n) for n in first(sizes, self._group).tolist())
+        wanted = iter(self.agreed([n for p in self.factors for n in p.shape]))
         for layer in self.layers.values():
             old = layer.factors()
             shapes = [[next(wanted) for _ in t.shape] for t in old]
             if shapes != [list(t.shape) for t in old]:
                 layer.set_factors_(old._make(old.U.new_zeros(shape) for shape in shapes))
-
-    @torch.no_grad()
-    def _first_values(self, held: Sequence[Tensor]) -> None:
-        flat = first(flatten(held), self._group)
-        for t, value in zip(held, pieces(flat, held), strict=True):
-            t.detach().copy_(value)
 
 
 def replicas_in(model: nn.Module) -> Replicas | None:
