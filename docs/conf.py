@@ -47,7 +47,10 @@ toc_object_entries_show_parents = "hide"
 nitpicky = True
 # Other packages' pages are not at hand offline, and types of the inside have no page.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|os|re|collections|typing|pathlib|enum|dataclasses|safetensors|flwr)(\..*)?"),
+    (
+        "py:.*",
+        r"(torch|os|re|collections|typing|pathlib|enum|weakref|dataclasses|safetensors|flwr)(\..*)?",
+    ),
     ("py:.*", r"rankwise\.(\w+\.)+_?\w+"),
     ("py:.*", "Select|Module|Rule"),
 ]

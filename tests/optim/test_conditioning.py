@@ -11,6 +11,7 @@ import rankwise as rw
 from cases import close
 from images import mixed
 from images import train as train_images
+from naming import told
 from networks import adapter, thin_layers, train
 from rankwise import robust
 from rankwise.integrators import BUG, AugmentedBUG, AugmentedPSI, BasisEvery, ParallelBUG
@@ -54,8 +55,8 @@ def step(layer, optimizer) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=repr)
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("kind", KINDS, ids=told)
+@pytest.mark.parametrize("rule", RULES, ids=told)
 def test_training_reduces_the_loss_in_shape_and_with_orthonormal_bases(rule, kind):
     model = thin_layers()
     optimizer = rw.Optimizer(model, lr=1e-2, rule=rule, conditioning=kind)
@@ -72,7 +73,7 @@ def test_training_reduces_the_loss_in_shape_and_with_orthonormal_bases(rule, kin
             assert sigma[0] <= kind.norm * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=repr)
+@pytest.mark.parametrize("kind", KINDS, ids=told)
 def test_tucker_kernels_and_matrices_side_by_side(kind):
     model = mixed()
     optimizer = rw.Optimizer(model, lr=1e-2, conditioning=kind)
@@ -144,7 +145,7 @@ def test_a_high_rate_is_forgiven_as_in_steps():
     assert (after(0.3) - after(0.001)).norm() > 1e-3
 
 
-@pytest.mark.parametrize("rule", [rw.SGD(), rw.Adam()], ids=repr)
+@pytest.mark.parametrize("rule", [rw.SGD(), rw.Adam()], ids=told)
 def test_without_a_rate_it_acts_in_proportion_to_the_steps(rule):
     def kappa_after(beta: float, start: float) -> float:
         layer = matrix_layer([2.0, 1.0, 0.4])
@@ -162,9 +163,9 @@ def test_without_a_rate_it_acts_in_proportion_to_the_steps(rule):
 @pytest.mark.parametrize(
     "integrator",
     [ParallelBUG(), AugmentedBUG(), AugmentedPSI(), BasisEvery(ParallelBUG(), every=3)],
-    ids=repr,
+    ids=told,
 )
-@pytest.mark.parametrize("kind", LIMITS, ids=repr)
+@pytest.mark.parametrize("kind", LIMITS, ids=told)
 def test_every_integrator_of_one_backward_pass(kind, integrator):
     model = thin_layers()
     train(model, rw.Optimizer(model, lr=1e-2, integrator=integrator, conditioning=kind), 0, 7)
@@ -188,7 +189,7 @@ def test_an_integrator_that_runs_the_model_again():
     assert condition_number(sigma_of(layer)) <= 1.2 * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=repr)
+@pytest.mark.parametrize("kind", KINDS, ids=told)
 def test_an_adapter_that_starts_at_zero(kind):
     model = nn.Sequential(adapter(), nn.Tanh(), nn.Linear(8, 2, dtype=torch.float64))
     optimizer = rw.Optimizer(model, lr=1e-2, conditioning=kind)
@@ -205,7 +206,7 @@ def test_an_adapter_that_starts_at_zero(kind):
         rw.TailTolerance(rtol=0.2, every=3),
         rw.Budget(parameters=40, every=4, grow=2),
     ],
-    ids=repr,
+    ids=told,
 )
 def test_ranks_adapt_under_the_penalty(rule):
     model = thin_layers()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from naming import told
 from rankwise.robust import (
     FGSM,
     L2,
@@ -32,7 +33,7 @@ ATTACKS = [
     Noise(),
     Noise(L2()),
 ]
-EACH = pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: repr(a).partition("objective")[0])
+EACH = pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: told(a).partition("objective")[0])
 RANDOM = [Jitter(noise=3.0), Noise(), Noise(L2())]
 
 
@@ -118,7 +119,7 @@ def test_calls_repeat(attack):
     assert torch.equal(b, c)
 
 
-@pytest.mark.parametrize("ball", [Linf(), L2()], ids=repr)
+@pytest.mark.parametrize("ball", [Linf(), L2()], ids=told)
 def test_noise_is_on_the_surface_of_its_ball(ball):
     x, y = images()
     found = Noise(ball).perturb(network(), x, y, 0.2, bounds=None)
@@ -127,7 +128,7 @@ def test_noise_is_on_the_surface_of_its_ball(ball):
         torch.testing.assert_close((found - x).abs(), torch.full_like(x, 0.2))
 
 
-@pytest.mark.parametrize("attack", RANDOM, ids=repr)
+@pytest.mark.parametrize("attack", RANDOM, ids=told)
 def test_random_ones_follow_their_generator(attack):
     x, y = images()
     model = network()
@@ -137,14 +138,14 @@ def test_random_ones_follow_their_generator(attack):
     assert torch.equal(a, attack.perturb(model, x, y, 0.5, generator=seeded(0)))
 
 
-@pytest.mark.parametrize("attack", [a for a in ATTACKS if not isinstance(a, MixupAttack)], ids=repr)
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if not isinstance(a, MixupAttack)], ids=told)
 def test_a_batch_of_one(attack):
     x, y = images(1)
     found = attack.perturb(network(), x, y, 0.1)
     assert found.shape == x.shape and not torch.equal(found, x)
 
 
-@pytest.mark.parametrize("attack", [FGSM(), FGSM(L2()), ScaledFGSM(), PGD(), PGD(L2())], ids=repr)
+@pytest.mark.parametrize("attack", [FGSM(), FGSM(L2()), ScaledFGSM(), PGD(), PGD(L2())], ids=told)
 def test_a_sample_does_not_depend_on_its_batch(attack):
     x, y = images()
     together = attack.perturb(network(), x, y, 0.1)
@@ -177,7 +178,7 @@ def test_gradients_that_are_zero_or_not_finite_move_nothing(attack, function):
         assert torch.equal(found, x)
 
 
-@pytest.mark.parametrize("attack", [FGSM(), PGD(), Jitter(), MixupAttack()], ids=repr)
+@pytest.mark.parametrize("attack", [FGSM(), PGD(), Jitter(), MixupAttack()], ids=told)
 def test_under_inference_mode(attack):
     x, y = images()
     expected = attack.perturb(network(), x, y, 0.1)

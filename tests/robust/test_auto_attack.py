@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from naming import told
 from rankwise.robust import FGSM, L2, PGD, AutoAttack, Linf, Normalised, evaluate
 from rankwise.robust.auto_attack import STANDARD, Setting, apgd, square, targeted_apgd, targeted_fab
 from rankwise.robust.objective import right
@@ -42,7 +43,7 @@ EACH_MEMBER = pytest.mark.parametrize(
 
 
 @EACH_MEMBER
-@pytest.mark.parametrize("ball, eps", [(Linf(), 0.05), (L2(), 0.4)], ids=repr)
+@pytest.mark.parametrize("ball, eps", [(Linf(), 0.05), (L2(), 0.4)], ids=told)
 def test_it_fools_and_stays_inside(package, victim, members, ball, eps):
     net, x, y = victim
     attack = AutoAttack(ball, members=members, **QUICK)

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from naming import told
 from rankwise.robust.ball import L2, Linf
 
 BALLS = [Linf(), L2()]
-BALL = pytest.mark.parametrize("ball", BALLS, ids=repr)
+BALL = pytest.mark.parametrize("ball", BALLS, ids=told)
 
 
 def rows(seed: int, *shape: int) -> torch.Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from naming import told
 from rankwise.robust import FGSM, Jitter, MixupAttack, Noise
 from rankwise.robust.mixup import mean_of_others
 from rankwise.robust.objective import right
@@ -14,7 +15,7 @@ def share(model, x, y):
     return right(model(x), y).double().mean().item()
 
 
-@pytest.mark.parametrize("attack", [Jitter(), Jitter(noise=0.0), MixupAttack()], ids=repr)
+@pytest.mark.parametrize("attack", [Jitter(), Jitter(noise=0.0), MixupAttack()], ids=told)
 def test_they_fool_a_trained_network_more_than_noise_does(attack):
     model, x, y = trained()
     attacked, noisy = (share(model, a.perturb(model, x, y, 0.1), y) for a in (attack, Noise()))

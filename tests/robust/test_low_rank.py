@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import rankwise as rw
+from naming import told
 from rankwise.integrators import AugmentedBUG, AugmentedPSI, ParallelBUG
 from rankwise.nn import LowRankConv2d, LowRankLinear, TuckerConv2d
 from rankwise.robust import FGSM, PGD, Jitter, MixupAttack, ScaledFGSM
@@ -41,7 +42,7 @@ def adversarial_step(model, optimizer, x, y, attacked, attack):
     optimizer.step()
 
 
-@pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI(), ParallelBUG()], ids=repr)
+@pytest.mark.parametrize("integrator", [AugmentedBUG(), AugmentedPSI(), ParallelBUG()], ids=told)
 def test_attacks_inside_the_loop_leave_the_step_as_it_is(integrator):
     """The same inputs, made by a copy of the model that the optimizer knows nothing of."""
     inside, outside = low_rank(), low_rank()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from naming import told
 from rankwise.robust import L2, Linf, Noise, masking_signs
 from rankwise.robust.masking import reach
 from rankwise.robust.objective import right
@@ -45,7 +46,7 @@ def problem():
     return net, x, net(x).argmax(1), y
 
 
-@pytest.mark.parametrize("ball, eps", [(None, 0.1), (Linf(), 0.02), (L2(), 0.2)], ids=repr)
+@pytest.mark.parametrize("ball, eps", [(None, 0.1), (Linf(), 0.02), (L2(), 0.2)], ids=told)
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
 def test_an_ordinary_model_shows_none(ball, eps, bounds):
     net, x, _, y = problem()
@@ -54,7 +55,7 @@ def test_an_ordinary_model_shows_none(ball, eps, bounds):
         assert masking_signs(net, x, y, eps, ball=ball, bounds=bounds) == []
 
 
-@pytest.mark.parametrize("ball, eps", [(Linf(), 0.15), (L2(), 0.3)], ids=repr)
+@pytest.mark.parametrize("ball, eps", [(Linf(), 0.15), (L2(), 0.3)], ids=told)
 def test_one_that_rounds_has_no_gradient_to_follow(ball, eps):
     net, x, _, y = problem()
     with pytest.warns(UserWarning, match="mask its gradients.*where any input.*random noise"):

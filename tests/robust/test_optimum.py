@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from naming import told
 from rankwise.robust import FGSM, L2, PGD, IteratedFGSM, Jitter, Linf, ScaledFGSM
 from rankwise.robust.objective import cross_entropy, jitter, margin, right
 from victims import linear
@@ -25,7 +26,7 @@ def uphill(model, y):
 @pytest.mark.parametrize(
     "attack",
     [FGSM(), PGD(), PGD(steps=3), PGD(restarts=3), PGD(objective=margin), IteratedFGSM()],
-    ids=lambda a: repr(a).partition("objective")[0],
+    ids=lambda a: told(a).partition("objective")[0],
 )
 def test_linf(attack):
     model, x, y = problem()
@@ -34,7 +35,7 @@ def test_linf(attack):
 
 
 @pytest.mark.parametrize(
-    "attack", [FGSM(L2()), PGD(L2()), PGD(L2(), restarts=3), IteratedFGSM(L2())], ids=repr
+    "attack", [FGSM(L2()), PGD(L2()), PGD(L2(), restarts=3), IteratedFGSM(L2())], ids=told
 )
 def test_l2(attack):
     model, x, y = problem()
@@ -54,7 +55,7 @@ def test_the_scaled_one_is_proportional_to_the_gradient_and_reaches_eps_once():
     assert (reached.sum(1) == 1).all()
 
 
-@pytest.mark.parametrize("ball", [Linf(), L2()], ids=repr)
+@pytest.mark.parametrize("ball", [Linf(), L2()], ids=told)
 def test_no_point_of_the_ball_has_a_larger_loss(ball):
     model, x, y = problem()
     best = cross_entropy(model(PGD(ball).perturb(model, x, y, EPS, bounds=None)), y)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from naming import told
 from rankwise.robust import FGSM, L2, PGD, IteratedFGSM, Linf
 from rankwise.robust.best import Best
 from rankwise.robust.objective import cross_entropy, margin, right
@@ -12,7 +13,7 @@ from victims import images, linear, network, trained
 EPS = [0.003, 0.01, 0.03, 0.1, 0.3]
 
 
-@pytest.mark.parametrize("ball", [Linf(), L2()], ids=repr)
+@pytest.mark.parametrize("ball", [Linf(), L2()], ids=told)
 @pytest.mark.parametrize("eps", EPS)
 @pytest.mark.parametrize("victim", ["random", "trained", "rounding"])
 def test_never_weaker_than_fgsm_for_any_sample(ball, eps, victim):

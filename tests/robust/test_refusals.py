@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from naming import told
 from rankwise.robust import FGSM, PGD, IteratedFGSM, Jitter, MixupAttack, Noise
 from victims import CLASSES, Output, images, network
 
@@ -40,7 +41,7 @@ from victims import CLASSES, Output, images, network
         ({"model": Output(lambda z: z.T)}, ValueError, r"shape \(4, 1\) for one row"),
     ],
 )
-@pytest.mark.parametrize("attack", [FGSM(), Noise(), MixupAttack()], ids=repr)
+@pytest.mark.parametrize("attack", [FGSM(), Noise(), MixupAttack()], ids=told)
 def test_what_does_not_fit_is_refused_by_name(attack, change, error, text):
     x, y = images()
     given = {"model": network(), "x": x, "y": y, "eps": 0.1, "bounds": (0.0, 1.0)} | change
