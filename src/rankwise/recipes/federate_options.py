@@ -48,7 +48,7 @@ class FederateOptions:
     max_rank: int | None = 20
     """Of every layer."""
     tolerance: float = 0.01
-    """Each layer keeps directions above this part of its own norm, after every round."""
+    """A round ends with a cut that takes away at most this part of each layer's norm."""
     gradient_batches: int | None = 20
     """Batches of each gradient that FeDLRT asks for beside the steps; fewer where data end."""
     directions: Literal["float32", "bfloat16"] = "bfloat16"
