@@ -62,15 +62,8 @@ def prepare(
         )
     check_layouts(model, layers)
     factors = [p for layer in layers.values() for p in layer.factor_parameters()]
-    for what, kinds in (
-        ("devices", {str(p.device) for p in factors}),
-        ("types", {str(p.dtype) for p in factors}),
-    ):
-        if len(kinds) > 1:
-            raise ValueError(
-                f"the factors of `model` are of several {what} ({', '.join(sorted(kinds))}); all "
-                "must be of one"
-            )
+    check_alike("devices", {str(p.device) for p in factors})
+    check_alike("types", {str(p.dtype) for p in factors})
     earlier = {layer.replicas for layer in layers.values() if layer.replicas is not None}
     named = list(model.named_parameters(remove_duplicate=False))
     own = {id(p) for p in factors}
@@ -85,6 +78,15 @@ def prepare(
         anchor_(model)
     replicas.start()
     return replicas
+
+
+def check_alike(what: str, kinds: set[str]) -> None:
+    """ValueError for factors of several devices or types, which make no one message."""
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the factors of `model` are of several {what} ({', '.join(sorted(kinds))}); all must "
+            "be of one"
+        )
 
 
 def check_layouts(model: nn.Module, layers: Mapping[str, LowRankModule]) -> None:

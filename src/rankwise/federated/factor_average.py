@@ -86,9 +86,6 @@ class FactorAverage(Method):
     def phases(self) -> tuple[Phase, ...]:
         return (TrainFactors(self.lr, self.steps),)
 
-    def check_state(self, outline: Outline, known: Arrays) -> None:
-        """Finite values of the right shape will do."""
-
     def check(self, outline: Outline) -> None:
         check_low_rank("FactorAverage", outline)
 

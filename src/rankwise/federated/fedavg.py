@@ -52,9 +52,6 @@ class FedAvg(Method):
     def phases(self) -> tuple[Phase, ...]:
         return (TrainDense(self.lr, self.steps),)
 
-    def check_state(self, outline: Outline, known: Arrays) -> None:
-        """Finite values of the right shape will do."""
-
     def check(self, outline: Outline) -> None:
         if outline.layers:
             raise ValueError(

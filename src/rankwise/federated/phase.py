@@ -56,9 +56,9 @@ class Method(ABC):
     def check(self, outline: Outline) -> None:
         """ValueError for a model that the method is not made for."""
 
-    @abstractmethod
     def check_state(self, outline: Outline, known: Arrays) -> None:
-        """ValueError for values that the first request of a round must not hold."""
+        """ValueError for finite values that the first request of a round must not hold."""
+        return
 
 
 def rate_at(lr: Rate, round: int) -> float:

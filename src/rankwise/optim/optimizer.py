@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.distributed.prepare import check_layouts
+from rankwise.distributed.replicas import Replicas
 from rankwise.distributed.sharded import all_finite, shard_, total_norm
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
@@ -35,10 +36,10 @@ from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
 from rankwise.optim.step_control import StepControl
 from rankwise.optim.together import (
-    aligns,
+    align,
     check_parameters,
     check_whole_gradient,
-    moments,
+    ranks_by,
     replicas_of,
     warn_if_alone,
 )
@@ -213,7 +214,7 @@ class Optimizer(torch.optim.Optimizer):
         if ends is None:
             return self._skip(loss)
         self.steps += 1
-        self._retract(moving, gradients, ends)
+        self._retract(moving, gradients, ends, replicas)
         record(self.layers, self._versions)
         factors = self._factors()
         for group in self.param_groups:
@@ -281,7 +282,11 @@ class Optimizer(torch.optim.Optimizer):
         return [group_of[id(layer.U)] for _, layer in layers]
 
     def _retract(
-        self, moving: list[NamedLayer], gradients: list[TangentVector], ends: list[Displaced]
+        self,
+        moving: list[NamedLayer],
+        gradients: list[TangentVector],
+        ends: list[Displaced],
+        replicas: Replicas | None,
     ) -> None:
         """Cut every layer to the ranks that the rank rule gives it, and carry momentum along."""
         points = [layer.factors() for _, layer in moving]
@@ -292,11 +297,7 @@ class Optimizer(torch.optim.Optimizer):
             for sigma, mode in zip(end.spectra(), f.modes(), strict=True)
         ]
         clock = Clock(self.steps, _decay(groups))
-        chosen = self.rank_rule.ranks(clock, candidates)
-        replicas = replicas_of(self.layers)
-        if replicas is not None and self.rank_rule.may_change(clock):
-            chosen = replicas.agreed(chosen)
-        ranks = iter(chosen)
+        ranks = iter(ranks_by(self.rank_rule, clock, candidates, replicas))
         steps = zip(moving, points, gradients, ends, groups, strict=True)
         for (_, layer), old, xi, end, group in steps:
             state = self.state[layer.U]
@@ -304,9 +305,7 @@ class Optimizer(torch.optim.Optimizer):
             new = end.cut_to([next(ranks) for _ in old.modes()], shaped)
             self.rule.transport(old, new, xi, state)
             layer.set_factors_(new)
-        if replicas is not None and aligns(self.rank_rule, clock):
-            held = [moments(self.state[layer.U]) for _, layer in self.layers]
-            replicas.align([t for tensors in held for t in tensors])
+        align(self.rank_rule, clock, (self.state[layer.U] for _, layer in self.layers), replicas)
 
     def _shaping(
         self, layer: LowRankModule, state: State, group: dict[str, Any]

@@ -1,7 +1,7 @@
 """What an optimizer looks after where its model trains on several processes."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from rankwise.distributed.replicas import ALIGN_EVERY, Replicas
 from rankwise.distributed.sharded import is_sharded
 from rankwise.integrators.integrator import Integrator
 from rankwise.optim.layers import NamedLayer
-from rankwise.optim.rank_rule import Clock, RankRule
+from rankwise.optim.rank_rule import Candidates, Clock, RankRule
 
 
 def replicas_of(layers: Sequence[NamedLayer]) -> Replicas | None:
@@ -84,9 +84,22 @@ def check_parameters(
         )
 
 
-def aligns(rule: RankRule, clock: Clock) -> bool:
-    """Whether processes compare their factors after this step."""
-    return rule.may_change(clock) or clock.step % ALIGN_EVERY == 0
+def ranks_by(
+    rule: RankRule, clock: Clock, candidates: Sequence[Candidates], replicas: Replicas | None
+) -> list[int]:
+    """What `rule` decides, on all processes alike."""
+    ranks = rule.ranks(clock, candidates)
+    if replicas is None or not rule.may_change(clock):
+        return ranks
+    return replicas.agreed(ranks)
+
+
+def align(
+    rule: RankRule, clock: Clock, states: Iterable[Mapping[str, Any]], replicas: Replicas | None
+) -> None:
+    """Now and then, and where ranks may have changed: have the first process's factors on all."""
+    if replicas is not None and (rule.may_change(clock) or clock.step % ALIGN_EVERY == 0):
+        replicas.align([t for state in states for t in moments(state)])
 
 
 def moments(state: Mapping[str, Any]) -> list[Tensor]:
