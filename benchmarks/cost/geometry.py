@@ -74,7 +74,7 @@ def measure(sweep: Sweep, seconds: float, device: torch.device) -> Row:
         "at size": sweep.at_size,
         "by size": by_size,
         "by rank": by_rank,
-        "exponents": {"size": _exponents(by_size), "rank": _exponents(by_rank)},
+        "exponents": {"size": exponents(by_size), "rank": exponents(by_rank)},
     }
 
 
@@ -85,10 +85,10 @@ def _of_layer(n: int, rank: int, seconds: float, device: torch.device) -> float:
     return statistics.median(found)
 
 
-def _exponents(seconds: dict[int, float]) -> dict[str, float]:
-    """NaN where AdamW takes longer than all of ours, so that there is no logarithm."""
+def exponents(seconds: dict[int, float]) -> dict[str, float | None]:
+    """None where AdamW takes longer than all of ours, so that there is no logarithm."""
     if min(seconds.values()) <= 0:
-        return {"of all": float("nan"), "of the last": float("nan")}
+        return {"of all": None, "of the last": None}
     sizes, values = list(seconds), list(seconds.values())
     return {
         "of all": exponent(sizes, values),

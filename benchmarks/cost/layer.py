@@ -108,5 +108,7 @@ def measure(shape: Shape, seconds: float, device: torch.device) -> list[Row]:
 def _saved(layer: nn.Module, x: Tensor) -> int:
     """The input included, which the layer before has made."""
     with saved_bytes(layer.parameters()) as saved:
-        layer(x)
-        return saved()
+        y = layer(x)
+        count = saved()
+    del y
+    return count

@@ -91,21 +91,31 @@ def storage_bytes(tensors: Iterable[Tensor]) -> int:
     return LiveBytes(tensors).present
 
 
+class _Saved:
+    """What autograd keeps in place of a tensor; gone when the graph lets it go."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        # A result that is saved by the node that made it would keep that node, and so itself.
+        self.tensor = tensor.detach()
+
+
 @contextmanager
 def saved_bytes(own: Iterable[Tensor]) -> Iterator[Callable[[], int]]:
     """Within, the function given counts what autograd has saved, parameters and buffers left out.
 
-    `own` are these; of any other storage all bytes count, once. What was saved lives on until the
-    end of the block.
+    `own` are these; of any other storage all bytes count, once, as long as a graph keeps it.
     """
     spared = {id(storage): storage for storage in (t.untyped_storage() for t in own)}
-    saved: dict[int, torch.UntypedStorage] = {}
+    saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if id(storage) not in spared:
-            saved[id(storage)] = storage
-        return tensor
+    def pack(tensor: Tensor) -> _Saved:
+        kept = _Saved(tensor)
+        saved.add(kept)
+        return kept
 
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield lambda: sum(storage.nbytes() for storage in saved.values())
+    def count() -> int:
+        storages = {id(s): s for s in (kept.tensor.untyped_storage() for kept in saved)}
+        return sum(s.nbytes() for key, s in storages.items() if key not in spared)
+
+    with saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        yield count

@@ -17,7 +17,6 @@ CYCLE = 25
 """Steps to the first cut of the ranks."""
 ENOUGH = 3
 """Rounds, for a median."""
-NAN = float("nan")
 Row = dict[str, Any]
 
 
@@ -105,8 +104,9 @@ def times(name: str, found: Mapping[str, Course]) -> Row:
 
     `to LoRA` has the quartiles of the ratios within rounds, `to LoRA, whole run` is the ratio of
     sums over the rounds, first steps and cuts of ranks included, `to LoRA, steady` the median after
-    the first cycle. `overhead` is what the adapter adds to the frozen model, in units of what
-    LoRA's adds; `geometry` what its optimizer does beyond AdamW, as a share of the step.
+    the first cycle, None where too few rounds are. `overhead` is what the adapter adds to the
+    frozen model, in units of what LoRA's adds; `geometry` what its optimizer does beyond AdamW, as
+    a share of the step.
     """
     own, reference, floor = (found[n] for n in (name, REFERENCE, FLOOR))
     totals, of_reference = own.totals(), reference.totals()
@@ -125,9 +125,9 @@ def times(name: str, found: Mapping[str, Course]) -> Row:
         "steps": len(seconds),
         "to LoRA": quartiles(ratios(totals, of_reference)),
         "to LoRA, whole run": whole,
-        "to LoRA, steady": statistics.median(later) if len(later) >= ENOUGH else NAN,
+        "to LoRA, steady": statistics.median(later) if len(later) >= ENOUGH else None,
         "to frozen": statistics.median(ratios(totals, floor.totals())),
-        "overhead": (whole - at_floor) / (1 - at_floor) if at_floor != 1 else NAN,
+        "overhead": (whole - at_floor) / (1 - at_floor) if at_floor != 1 else None,
         "geometry": geometry / sum(s.total for s in seconds),
         "parameters": {"start": own.parameters[0], "end": own.parameters[-1]},
     }

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cost.report import number
+
 COLOURS = {
     "LoRA": "#0072b2",
     "frozen": "#999999",
@@ -78,10 +80,10 @@ def _geometry(figure: Any, found: Row) -> None:
         times = {int(at): 1e3 * seconds for at, seconds in found[f"by {what}"].items()}
         axes.loglog(list(times), list(times.values()), "o-", color=COLOURS["rankwise"])
         axes.set_xticks(list(times), list(map(str, times)), fontsize=8)
-        axes.minorticks_off()
+        axes.xaxis.minorticks_off()
         axes.set_xlabel(f"{what}, at {other} {found[f'at {other}']}")
         power = found["exponents"][what]["of the last"]
-        axes.set_title(f"exponent of the last three: {power:.2f}", fontsize=9)
+        axes.set_title(f"exponent of the last three: {number(power)}", fontsize=9)
         axes.set_ylabel("ms a step beyond AdamW")
 
 

@@ -8,6 +8,7 @@ from tables import table
 from cost.summaries import Quartiles
 
 MIB = 2**20
+NEVER = "not reached"
 Row = Mapping[str, Any]
 Results = Mapping[str, Any]
 
@@ -55,7 +56,7 @@ def _geometry(found: Row) -> Iterator[list[str]]:
     for what, other in (("size", "rank"), ("rank", "size")):
         times = ", ".join(f"{at}: {1e3 * s:.3g}" for at, s in found[f"by {what}"].items())
         powers = found["exponents"][what]
-        cells = [f"{powers[of]:.2f}" for of in ("of all", "of the last")]
+        cells = [number(powers[of]) for of in ("of all", "of the last")]
         yield [what, f"{other} {found[f'at {other}']}", times, *cells]
 
 
@@ -71,8 +72,8 @@ def _steps(rows: list[Row]) -> Iterator[list[str]]:
             *(f"{seconds:.3g}" for seconds in phases),
             str(Quartiles(*row["to LoRA"])),
             f"{row['to LoRA, whole run']:.2f}",
-            f"{row['to LoRA, steady']:.2f}",
-            f"{row['overhead']:.2f}",
+            number(row["to LoRA, steady"]),
+            number(row["overhead"]),
             f"{row['geometry']:.1%}" if row["contender"].startswith("rankwise") else "",
         ]
 
@@ -112,8 +113,7 @@ def _runs(rows: list[Row]) -> Iterator[list[str]]:
             losses = [f"{run[m]:.4f}" for m in ("train_loss", "eval_loss")]
             yield [row["task"], name, str(run["steps"]), f"{share:.2f}", *losses]
         for measure, share in row["reaches"].items():
-            shown = "not reached" if share is None else f"{share:.2f}"
-            yield [row["task"], f"LoRA's end loss ({measure})", "", shown, "", ""]
+            yield [row["task"], f"LoRA's end loss ({measure})", "", number(share, NEVER), "", ""]
 
 
 def _scratch(rows: list[Row]) -> Iterator[list[str]]:
@@ -121,6 +121,10 @@ def _scratch(rows: list[Row]) -> Iterator[list[str]]:
     for row in rows:
         for name, seconds in row["seconds"].items():
             steps, spent, _ = row["courses"][name][-1]
-            shown = "not reached" if seconds is None else f"{seconds:.3g}"
-            yield [str(row["width"]), name, f"{row['target']:.0%}", str(steps), shown,
-                   f"{spent / steps:.3g}"]  # fmt: skip
+            yield [str(row["width"]), name, f"{row['target']:.0%}", str(steps),
+                   number(seconds, NEVER), f"{spent / steps:.3g}"]  # fmt: skip
+
+
+def number(value: float | None, otherwise: str = "") -> str:
+    """Two decimals, or what stands where there is no number."""
+    return otherwise if value is None else f"{value:.2f}"

@@ -104,8 +104,9 @@ def test_a_linear_map_saves_its_input_where_its_weight_trains(trained, saved):
     layer = nn.Linear(5, 3).requires_grad_(trained)
     x = torch.randn(6, 5, requires_grad=True)
     with saved_bytes(layer.parameters()) as count:
-        layer(x)
+        y = layer(x)
         assert count() == saved * FLOAT
+    assert y.shape == (6, 3)
 
 
 def test_what_two_operations_save_counts_once_and_parameters_never():
@@ -113,5 +114,16 @@ def test_what_two_operations_save_counts_once_and_parameters_never():
     x = torch.randn(6, 5, requires_grad=True)
     with saved_bytes(layer.parameters()) as count:
         h = torch.tanh(layer(x))  # saves `x`, and what it returns
-        (h * h + layer(x)).sum()  # saves `h` again, and `x` again
+        y = (h * h + layer(x)).sum()  # saves `h` again, and `x` again
         assert count() == (6 * 5 + 6 * 3) * FLOAT
+    y.backward()
+
+
+@pytest.mark.parametrize("function", [torch.exp, torch.sin], ids=["its result", "its input"])
+def test_what_a_dropped_graph_had_saved_is_gone(function):
+    x = torch.randn(6, 5, requires_grad=True)
+    with saved_bytes([]) as count:
+        y = function(x).sum()
+        assert count() == 6 * 5 * FLOAT
+        del y
+        assert count() == 0

@@ -8,6 +8,7 @@ from pages import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from alternating import alternate, rounds_of  # noqa: E402
+from cost.geometry import exponents  # noqa: E402
 from cost.summaries import exponent, quartiles, ratio_of_sums, ratios  # noqa: E402
 
 
@@ -46,6 +47,16 @@ def test_the_exponent_of_a_power_is_it(power):
 def test_a_constant_beside_a_power_lowers_the_exponent():
     sizes = [10, 100, 1000]
     assert 0.5 < exponent(sizes, [n + 50 for n in sizes]) < 1.0
+
+
+def test_growth_is_told_over_all_sizes_and_over_the_largest():
+    found = exponents({10: 1.0, 100: 1.0, 200: 2.0, 400: 4.0})
+    assert found["of the last"] == pytest.approx(1.0)
+    assert 0 < found["of all"] < 0.5
+
+
+def test_what_costs_less_than_adamw_has_no_exponent():
+    assert exponents({10: -1.0, 20: 1.0, 30: 2.0}) == {"of all": None, "of the last": None}
 
 
 class Stopwatch:
