@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Options:
     output: Path = Path("runs/cost")
     """Folder of the numbers, tables, pictures and records of runs."""
     levels: tuple[str, ...] = LEVELS
+    only: str = ""
+    """Of layers and models the cases alone that have this in their names, such as MiniLM 16x40."""
     quick: bool = False
     """Three minutes: few shapes, MiniLM alone, one short run."""
     gate: bool = False
@@ -61,6 +63,11 @@ class Scope:
     tasks: tuple[str, ...] = tuple(training.WORKLOAD)
     runs: training.Plan = training.Plan()
     scratch: accuracy.Plan = accuracy.Plan()
+
+    def only(self, text: str) -> "Scope":
+        """The layers and models whose names have `text` in them; all else stays."""
+        shapes = tuple(shape for shape in self.shapes if text in shape.label)
+        return replace(self, shapes=shapes, cases=tuple(c for c in self.cases if text in c.label))
 
 
 QUICK = Scope(
@@ -105,7 +112,8 @@ def main(options: Options) -> int:
     if unknown:
         raise ValueError(f"--levels are {', '.join(LEVELS)}; got {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    device, scope = torch.device(options.device), QUICK if options.quick else Scope()
+    device = torch.device(options.device)
+    scope = (QUICK if options.quick else Scope()).only(options.only)
     results: dict[str, Any] = {"machine": machine(device), "quick": options.quick}
     measures = levels(scope, options.output, device)
     for level in options.levels:
