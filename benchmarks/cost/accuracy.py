@@ -1,7 +1,7 @@
 """From scratch: seconds until an accuracy on Fashion-MNIST, dense and in low rank, in turn.
 
 The network is that of `train_step.py`. All arms take the same batches, a few steps each in turn;
-the clock of each runs only while it trains.
+the clock of each runs only while it trains. Rates are constant.
 """
 
 import statistics
@@ -17,7 +17,10 @@ from torch.nn.functional import cross_entropy
 import rankwise as rw
 from cost.clock import now
 from rankwise.init import Random
+from rankwise.io.state import dense_trained
 from rankwise.recipes.images import Images, read_images, rows_at
+from rankwise.recipes.train_options import DEFAULT_DECAY, DEFAULT_LR
+from rankwise.recipes.twins import LONGEST, OWN_LR
 
 BATCH = 128
 SMOOTH = 3
@@ -33,7 +36,7 @@ class Plan:
     rates: tuple[float, ...] = (3e-4, 1e-3)
     """Of the dense network; the fastest counts."""
     shares: tuple[float, ...] = (0.05, 0.1)
-    """Of the weights, for rankwise at its default rate."""
+    """Of the weights, for rankwise with the defaults of `rankwise train`."""
     target: float = 0.84
     most_steps: int = 600
     every: int = 10
@@ -81,7 +84,14 @@ def low_rank(share: float) -> Builder:
     def build(width: int, device: torch.device) -> Arm:
         model = _network(width, device)
         rw.factorize_(model, rank=ranks_at(model, share), init=Random())
-        return Arm(model, rw.Optimizer(model))
+        optimizer = rw.Optimizer(
+            model,
+            DEFAULT_LR,
+            max_step=LONGEST * DEFAULT_LR,
+            weight_decay=DEFAULT_DECAY,
+            groups=[{"params": list(dense_trained(model)), "lr": OWN_LR}],
+        )
+        return Arm(model, optimizer)
 
     return build
 

@@ -117,12 +117,14 @@ def _runs(rows: list[Row]) -> Iterator[list[str]]:
 
 
 def _scratch(rows: list[Row]) -> Iterator[list[str]]:
-    yield ["width", "contender", "accuracy", "steps", "s", "s a step"]
+    yield ["width", "contender", "accuracy", "steps", "s", "to the fastest dense", "s a step"]
     for row in rows:
+        dense = [s for name, s in row["seconds"].items() if name.startswith("dense") and s]
         for name, seconds in row["seconds"].items():
             steps, spent, _ = row["courses"][name][-1]
+            ratio = seconds / min(dense) if seconds and dense else None
             yield [str(row["width"]), name, f"{row['target']:.0%}", str(steps),
-                   number(seconds, NEVER), f"{spent / steps:.3g}"]  # fmt: skip
+                   number(seconds, NEVER), number(ratio), f"{spent / steps:.3g}"]  # fmt: skip
 
 
 def number(value: float | None, otherwise: str = "") -> str:

@@ -8,6 +8,7 @@ from pages import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from cost.accuracy import SMOOTH, Arm  # noqa: E402
+from cost.report import report  # noqa: E402
 from cost.training import ends, mean_losses, reaches, shortened  # noqa: E402
 
 
@@ -64,3 +65,33 @@ def test_an_accuracy_is_reached_by_the_mean_of_the_last():
         assert arm.smooth() == 0.0
     arm.course += [(9, 0.0, 1.0), (10, 0.0, 0.7)]
     assert arm.smooth() == pytest.approx((SMOOTH - 1 + 0.7) / SMOOTH)
+
+
+MACHINE = {"processor": "P", "threads": 1, "cores": 2, "device": "cpu", "versions": {},
+           "date": "D", "load": 0.0}  # fmt: skip
+
+
+def test_the_tables_say_what_was_not_reached():
+    course = [(10, 2.0, 0.5), (20, 4.0, 0.9)]
+    seconds = {"dense, slow": 4.0, "dense, fast": 2.0, "rankwise, 5%": 1.0, "rankwise, 1%": None}
+    scratch = {
+        "width": 8,
+        "target": 0.9,
+        "seconds": seconds,
+        "courses": dict.fromkeys(seconds, course),
+    }
+    runs = {"0.5": run(50, 1.0, 3.0)}
+    training = {
+        "task": "reviews",
+        "rate": 1e-3,
+        "seconds a step": {"LoRA": 1.0, "rankwise": 0.8},
+        "LoRA": LORA,
+        "rankwise": runs,
+        "reaches": reaches(LORA, runs, 0.8),
+    }
+    text = report({"machine": MACHINE, "training": [training], "scratch": [scratch]})
+    assert "| 8 | rankwise, 5% | 90% | 20 | 1.00 | 0.50 | 0.2 |" in text
+    assert "| 8 | rankwise, 1% | 90% | 20 | not reached |  | 0.2 |" in text
+    assert "| reviews | rankwise, 0.5 of the steps | 50 | 0.40 | 1.0000 | 3.0000 |" in text
+    assert "| reviews | LoRA's end loss (training) |  | 0.40 |  |  |" in text
+    assert "| reviews | LoRA's end loss (both) |  | not reached |  |  |" in text
