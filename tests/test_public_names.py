@@ -8,7 +8,7 @@ import pytest
 import rankwise as rw
 
 OPTIONS = {
-    "plan": "model rank select exclude min_features train",
+    "plan": "model rank select exclude min_features train example machine",
     "adapt_": "model rank select exclude min_features train scale seed",
     "factorize_": "model rank init select exclude min_features convolution",
     "plan_factorize": "model rank select exclude min_features convolution example",
