@@ -6,6 +6,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from rankwise.cost.trace import trace
@@ -112,6 +113,28 @@ def test_shapes_alone_are_enough():
     shapes = frozen(mlp(nn.ReLU()).to("meta"), torch.ones(BATCH, 6, device="meta"))
     assert shapes.forward == real.forward and shapes.backward == real.backward
     assert (shapes.peak, sorted(shapes.saved.values())) == (real.peak, sorted(real.saved.values()))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Linear(8, 24)
+        self.register_buffer("table", torch.ones(8))
+
+    def forward(self, x):
+        q, k, v = (self.maps(x) * self.table.repeat(3)).unflatten(-1, (3, 2, 4)).unbind(-3)
+        return nn.functional.scaled_dot_product_attention(q.mT, k.mT, v.mT)
+
+
+def test_fake_tensors_take_the_ways_of_real_ones():
+    def look():
+        return frozen(Attention(), torch.ones(3, 5, 8))
+
+    real = look()
+    with FakeTensorMode():
+        fake = look()
+    assert fake.forward == real.forward and fake.backward == real.backward
+    assert (fake.peak, sorted(fake.saved.values())) == (real.peak, sorted(real.saved.values()))
 
 
 def test_nothing_of_the_model_has_changed():

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from rankwise.cost.machine import Machine
 from rankwise.cost.rate import Rate
@@ -63,7 +65,11 @@ def _measured(device: torch.device, dtype: torch.dtype, threads: int) -> Machine
     # A measurement draws numbers; those of the program stay what they were.
     devices = [] if device.type == "cpu" else [device]
     kind = "cuda" if device.type == "cpu" else device.type
-    with torch.random.fork_rng(devices, device_type=kind), torch.enable_grad():
+    with ExitStack() as stack:
+        # Among fake tensors, too, it is the machine that is measured.
+        stack.enter_context(_disable_current_modes())
+        stack.enter_context(torch.random.fork_rng(devices, device_type=kind))
+        stack.enter_context(torch.enable_grad())
         return _measure(_Place(device, dtype), _Place(device, torch.float32))
 
 

@@ -45,10 +45,15 @@ def product(rows: int, inner: int, columns: int, size: int) -> Operation:
     return Operation(Product(rows, columns, inner, 2.0 * rows * inner * columns), moved)
 
 
-TRANSCENDENTAL = (
-    "gelu silu sigmoid tanh exp log softmax erf sin cos pow sqrt rsqrt mish elu softplus attention"
-).split()
-RANDOM = "dropout bernoulli rand normal uniform".split()
+TRANSCENDENTAL = frozenset(
+    "gelu gelu_backward silu silu_backward mish mish_backward softplus softplus_backward elu "
+    "elu_backward sigmoid tanh exp log erf sin cos pow _softmax _log_softmax "
+    "_log_softmax_backward_data".split()
+)
+"""Operations that compute an exponential or the like of each number that they put out."""
+RANDOM = frozenset(
+    "native_dropout bernoulli rand rand_like randn randn_like normal uniform".split()
+)
 LOOKUPS = "embedding index_select gather index".split()
 """They read as much of their first argument as they put out."""
 UNWRITTEN = ("empty", "new_empty")
@@ -65,12 +70,12 @@ def observed(func: Any, args: Any, kwargs: Any, out: Any) -> Operation | None:
         return None
     if name.startswith(UNWRITTEN):
         return Operation()
-    numbers = max(t.numel() for t in outputs)
+    numbers, out_of_place = max(t.numel() for t in outputs), name.removesuffix("_")
     return Operation(
         _product(func, args, kwargs, out),
         _moved(name, inputs, outputs),
-        _slow(name, inputs, outputs) if any(word in name for word in TRANSCENDENTAL) else 0,
-        numbers if any(word in name for word in RANDOM) and "backward" not in name else 0,
+        _pairs(inputs) if "attention" in name else numbers * (out_of_place in TRANSCENDENTAL),
+        numbers * (out_of_place in RANDOM),
     )
 
 
@@ -99,9 +104,8 @@ def _bytes(t: Tensor) -> int:
     return min(t.numel() * t.element_size(), t.untyped_storage().nbytes())
 
 
-def _slow(name: str, inputs: list[Tensor], outputs: list[Tensor]) -> float:
-    if "attention" not in name:
-        return max(t.numel() for t in outputs)
+def _pairs(inputs: list[Tensor]) -> int:
+    """Of a query and a key, each of which has one exponential."""
     q, k = [t for t in inputs if t.ndim == 4][:2]
     return math.prod(q.shape[:-1]) * k.shape[-2]
 

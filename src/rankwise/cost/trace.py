@@ -247,7 +247,6 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
             for p, trains, gradient in trained:
                 p.grad = gradient
                 p.requires_grad_(trains)
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    if not torch.equal(buffer, value):
-                        buffer.copy_(value)
+            for buffer, value in buffers:
+                # By `data`: for a graph that is still alive it has never changed.
+                buffer.data.copy_(value)

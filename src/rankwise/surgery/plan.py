@@ -107,7 +107,7 @@ def plan(
         example: a batch: a tensor, a tuple of arguments or a dict of named ones. With it,
             `Plan.step` predicts what a training step takes, and what LoRA and full fine-tuning
             would. Two passes are made, forward and backward. With labels, where the model takes
-            them, the loss is counted. On the meta device, model and batch are shapes alone.
+            them, the loss is counted. Fake tensors, or those on the meta device, are enough.
         machine: of which the step is predicted; None: this one, measured in a few seconds the first
             time. For another one `rankwise.cost.measure_machine` there.
 
