@@ -170,6 +170,11 @@ def test_integers_go_in_where_the_model_takes_them():
     assert found.full.backward > found.low_rank.backward
 
 
+def test_sparse_gradients_are_no_obstacle():
+    model = nn.Sequential(nn.Embedding(20, 6, sparse=True), nn.Linear(6, 6))
+    assert costs(model, torch.tensor([[1, 2, 3]])).full.gradients == 4 * (120 + 42)
+
+
 def test_a_model_on_meta_needs_a_machine_and_gives_the_same_memory():
     model, x = mlp(), torch.ones(BATCH, 6)
     shapes, y = mlp().to("meta"), x.to("meta")

@@ -1,7 +1,6 @@
 """What one operation has to do: products, bytes, numbers that take long to compute."""
 
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -65,7 +64,7 @@ aten = torch.ops.aten
 def observed(func: Any, args: Any, kwargs: Any, out: Any) -> Operation | None:
     """What a call of torch's `func` did, by the shapes alone; None of a mere view."""
     name = func.__name__.partition(".")[0]
-    inputs, outputs = _tensors((args, kwargs)), _tensors(out)
+    inputs, outputs = tensors((args, kwargs)), tensors(out)
     if not outputs or (_is_view(inputs, outputs) and not func._schema.is_mutable):
         return None
     if name.startswith(UNWRITTEN):
@@ -79,17 +78,15 @@ def observed(func: Any, args: Any, kwargs: Any, out: Any) -> Operation | None:
     )
 
 
-def storages(tensors: Iterable[Tensor]) -> set[int]:
-    """Identities of the memory that tensors are in."""
-    return {t.untyped_storage()._cdata for t in tensors}
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def tensors(tree: Any) -> list[Tensor]:
+    """All in a tree of containers but sparse and nested ones, which have no one storage."""
+    found = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    return [t for t in found if t.layout == torch.strided]
 
 
 def _is_view(inputs: list[Tensor], outputs: list[Tensor]) -> bool:
-    return storages(outputs) <= storages(inputs)
+    own, given = ({t.untyped_storage()._cdata for t in group} for group in (outputs, inputs))
+    return own <= given
 
 
 def _moved(name: str, inputs: list[Tensor], outputs: list[Tensor]) -> float:

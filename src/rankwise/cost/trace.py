@@ -13,9 +13,8 @@ from torch.autograd import Function
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from rankwise.cost.operation import Operation, observed
+from rankwise.cost.operation import Operation, observed, tensors
 
 
 @dataclass
@@ -127,7 +126,7 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        for t in _tensors((args, kwargs)):
+        for t in tensors((args, kwargs)):
             # What is seen here first comes from outside.
             self._meet(t.untyped_storage())
         out = func(*args, **kwargs)
@@ -135,7 +134,7 @@ class _Recorder(TorchDispatchMode):
         if operation is not None:
             self.operations.append(operation)
             self._look_at_type(operation, out)
-        for t in _tensors(out):
+        for t in tensors(out):
             self._born(t.untyped_storage())
         return out
 
@@ -157,7 +156,7 @@ class _Recorder(TorchDispatchMode):
     def _look_at_type(self, operation: Operation, out: Any) -> None:
         if operation.product is not None and operation.product.flops >= self._most:
             self._most = operation.product.flops
-            self.dtype = _tensors(out)[0].dtype
+            self.dtype = tensors(out)[0].dtype
 
     def _meet(self, storage: Any) -> bool:
         """Whether it is new."""
@@ -218,11 +217,7 @@ def _ends(out: Any) -> list[Tensor]:
     if isinstance(loss, Tensor):
         out = loss
     tree = dict(out) if isinstance(out, Mapping) else out
-    return [t for t in _tensors(tree) if t.requires_grad]
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [t for t in tensors(tree) if t.requires_grad]
 
 
 @contextmanager
