@@ -139,7 +139,7 @@ def test_parameters_and_moments_shrink_when_ranks_do():
 
 def test_no_step_is_longer_than_the_trust_region_and_the_schedule_keeps_its_shape():
     model = thin_layers()
-    optimizer = Optimizer(model, lr=1e3, max_step=0.01)
+    optimizer = Optimizer(model, lr=1e3, max_step=0.01, turns=1)
     lengths = []
     for i, rate in enumerate((1e3, 1e2)):
         optimizer.param_groups[0]["lr"] = rate

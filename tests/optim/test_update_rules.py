@@ -35,7 +35,8 @@ def dense_direction(rule: UpdateRule, f: Factors, gradient: Tangent, state: dict
     """The direction as the matrix that the optimizer subtracts."""
     D = rule.direction(f, gradient, state)
     frame = frame_of(f, D)
-    return frame.U_hat @ rule.core(core_of(frame, D)) @ frame.V_hat.mT
+    core = core_of(frame.U_hat.mT @ D.K, frame.V_hat.mT @ D.L, D.C)
+    return frame.U_hat @ rule.core(core) @ frame.V_hat.mT
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

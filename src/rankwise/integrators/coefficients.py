@@ -17,6 +17,7 @@ class Coefficients(Integrator):
 
     same_matrix: ClassVar[bool] = True
     points: ClassVar[int] = 1
+    widening: ClassVar[int] = 1
 
     def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
         D = yield f

@@ -33,6 +33,10 @@ class Integrator(ABC):
     points: ClassVar[int]
     """At how many points it asks for a displacement."""
 
+    widening: ClassVar[int | None] = None
+    """How many times their width the bases have at the end of a step, before they are cut, where it
+    takes stacked matrices as well as a single one; None where it does not."""
+
     @abstractmethod
     def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
         """The step from `f`; in place of the displacement's core it takes `take(core)`.

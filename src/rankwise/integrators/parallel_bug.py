@@ -24,6 +24,7 @@ class ParallelBUG(Integrator):
     same_matrix: ClassVar[bool] = True
     needs_matrices: ClassVar[bool] = False
     points: ClassVar[int] = 1
+    widening: ClassVar[int] = 2
 
     def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
         D = yield f

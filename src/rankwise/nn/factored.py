@@ -57,7 +57,8 @@ class Factored(LowRankModule):
             raise ValueError(MERGE_FIRST)
 
     def factors(self) -> Factors:
-        return Factors(self.U.detach(), self.S.detach(), self.V.detach())
+        U, S, V = self.factor_parameters()
+        return Factors(U.detach(), S.detach(), V.detach())
 
     def tangent_gradient(self) -> Tangent:
         dK, dL, dS = self.gradient()

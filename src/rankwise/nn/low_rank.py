@@ -136,7 +136,9 @@ class LowRankModule(nn.Module, ABC):
 
     def factor_parameters(self) -> tuple[nn.Parameter, ...]:
         """`U`, the core and `V`."""
-        return tuple(getattr(self, name) for name in self.point_type._fields)
+        # Not by attributes, which a module looks up in three places: steps ask for this often.
+        held: Any = self._parameters
+        return tuple(held[name] for name in self.point_type._fields)
 
     def gradient(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The slots of `U`, `V` and the core after the last backward pass, None where absent."""

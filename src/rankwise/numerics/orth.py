@@ -1,29 +1,43 @@
-"""Orthonormal bases by Householder QR, the one method that stays orthonormal on deficient input."""
+"""Orthonormal bases by Householder QR, the one method that stays orthonormal on deficient input.
+
+Matrices may be stacked along leading dimensions.
+"""
 
 import torch
 from torch import Tensor
 
 
 def orthonormalise(X: Tensor) -> Tensor:
-    """Orthonormal basis (m, min(m, k)) whose leading columns span those of `X` (m, k).
+    """Orthonormal basis (..., m, min(m, k)) whose leading columns span those of `X` (..., m, k).
 
     `diag(R) >= 0`, so the result does not depend on LAPACK's signs, and an `X` that is already
     orthonormal comes back as it is. Columns that add nothing are completed arbitrarily.
     """
-    Q, R = torch.linalg.qr(X)
-    sign = torch.copysign(Q.new_ones(Q.shape[1]), R.diagonal())
-    # LAPACK's Q is column-major.
-    return torch.mul(Q, sign, out=torch.empty_like(Q, memory_format=torch.contiguous_format))
+    return _qr(X)[0]
 
 
 def augment(U: Tensor, X: Tensor) -> Tensor:
-    """Orthonormal basis of `span[U, X]` whose first block is `U`, for `U` (m, r) and `X` (m, k).
+    """Orthonormal basis of `span[U, X]` whose first block is `U`, `U` (..., m, r), `X` (..., m, k).
 
-    Returns (m, min(m, r + k)). The first block is `U` up to rounding: an orthonormality lost by
-    `U` to rounding is restored here, so that it cannot build up over the steps of a long run.
+    Returns (..., m, min(m, r + k)). The first block is `U` up to rounding: an orthonormality lost
+    by `U` to rounding is restored here, so that it cannot build up over the steps of a long run.
     Columns of `X` are scaled to largest entry one first, so that no square under- or overflows
     for a gradient of size 1e-30 or 1e30; the span does not change.
     """
-    largest = torch.linalg.vector_norm(X, float("inf"), dim=0)
-    scaled = X / largest.clamp_min(torch.finfo(X.dtype).tiny)
-    return orthonormalise(torch.cat([U, scaled], dim=1))
+    return augment_with(U, X)[0]
+
+
+def augment_with(U: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+    """`U_hat = augment(U, X)`, and `U_hat^T X` (..., min(m, r + k), k), which comes with the QR."""
+    sizes = X.abs().amax(-2, keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
+    Q, R = _qr(torch.cat([U, X / sizes], dim=-1))
+    return Q, R[..., U.shape[-1] :] * sizes
+
+
+def _qr(X: Tensor) -> tuple[Tensor, Tensor]:
+    """`X = Q R` with `diag(R) >= 0`."""
+    Q, R = torch.linalg.qr(X)
+    sign = torch.copysign(Q.new_ones(Q.shape[-1]), R.diagonal(dim1=-2, dim2=-1))
+    # LAPACK's Q is column-major.
+    out = torch.empty_like(Q, memory_format=torch.contiguous_format)
+    return torch.mul(Q, sign[..., None, :], out=out), R * sign[..., None]

@@ -1,4 +1,9 @@
-"""The retraction: a step in `span[U, X] x span[V, Y]`, and its best approximation of low rank."""
+"""The retraction: a step in `span[U, X] x span[V, Y]`, and its best approximation of low rank.
+
+All but `cut` and `truncate` take stacked matrices as well, each layer of a network in its place: a
+hundred layers then cost as many calls as one. Those of lower rank than others are filled up with
+columns of zeros in `U`, `V`, `K`, `L`; a QR puts arbitrary directions in their places.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -7,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.factors import Factors
-from rankwise.numerics.orth import augment
+from rankwise.numerics.orth import augment, augment_with
 
 if TYPE_CHECKING:
     from rankwise.numerics.tangent import Tangent
@@ -46,20 +51,22 @@ def frame_of(f: Factors, xi: "Tangent") -> Frame:
     return Frame(augment(f.U, xi.K), augment(f.V, xi.L))
 
 
-def core_of(frame: Frame, xi: "Tangent") -> Tensor:
-    """`U_hat^T xi V_hat = [[C, L^T V~], [U~^T K, 0]]`, (r_u, r_v)."""
-    core = xi.C.new_zeros(frame.U_hat.shape[1], frame.V_hat.shape[1])
-    rows, columns = xi.C.shape
-    core[:rows, :columns] = xi.C
-    core[:rows, columns:] = xi.L.mT @ frame.V_hat[:, columns:]
-    core[rows:, :columns] = frame.U_hat[:, rows:].mT @ xi.K
+def core_of(left: Tensor, right: Tensor, C: Tensor) -> Tensor:
+    """`U_hat^T xi V_hat` (r_u, r_v) of `left = U_hat^T K`, `right = V_hat^T L` and `C`.
+
+    That is `[[C, L^T V~], [U~^T K, 0]]`.
+    """
+    rows, columns = C.shape[-2:]
+    core = torch.nn.functional.pad(left, (0, right.shape[-2] - columns))
+    core[..., :rows, :] += right.mT
+    core[..., :rows, :columns] -= C
     return core
 
 
 def embed(S: Tensor, core: Tensor) -> Tensor:
     """`[[S, 0], [0, 0]]` in the shape of `core`."""
     return torch.nn.functional.pad(
-        S, (0, core.shape[1] - S.shape[1], 0, core.shape[0] - S.shape[0])
+        S, (0, core.shape[-1] - S.shape[-1], 0, core.shape[-2] - S.shape[-2])
     )
 
 
@@ -85,9 +92,10 @@ def decompose(frame: Frame, core: Tensor) -> Spectrum:
 
 def displaced(f: Factors, xi: "Tangent", take: Callable[[Tensor], Tensor] = whole) -> Spectrum:
     """`W - xi`, exact and not yet cut; `take` may scale and reshape the core of `xi` before."""
-    frame = frame_of(f, xi)
-    core = take(core_of(frame, xi))
-    return decompose(frame, embed(f.S, core) - core)
+    U_hat, left = augment_with(f.U, xi.K)
+    V_hat, right = augment_with(f.V, xi.L)
+    core = take(core_of(left, right, xi.C))
+    return decompose(Frame(U_hat, V_hat), embed(f.S, core) - core)
 
 
 def cut(s: Spectrum, rank: int, shaped: Callable[[Tensor], Tensor] = whole) -> Factors:

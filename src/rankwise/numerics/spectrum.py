@@ -15,6 +15,8 @@ from rankwise.numerics.tucker import (
 def spectral_power(X: Tensor, power: float, *, rtol: float = 1e-6) -> Tensor:
     """`P diag(sigma^power) Q^T` for `X = P diag(sigma) Q^T`, scaled to the Frobenius norm of `X`.
 
+    `X` is a matrix, or matrices stacked in a leading dimension.
+
     `power` 1 leaves `X` as it is, 0 gives a multiple of its polar factor (all singular values
     equal, as in Muon). Singular values below `rtol` times the largest become zero: they are noise
     that a small power would blow up.
@@ -23,7 +25,7 @@ def spectral_power(X: Tensor, power: float, *, rtol: float = 1e-6) -> Tensor:
     `X_1`, `X_2` and `s = (1 - power) / 4`, which is the same for a matrix: Shampoo's scaling of
     tensors (Gupta, Koren and Singer, 2018), whose `s` is 1/4 for matrices.
     """
-    if X.ndim > 2:
+    if X.ndim == 4:
         shaped = times_first(X, _side(first_mode(X), power, rtol))
         shaped = times_second(shaped, _side(second_mode(X), power, rtol))
         size = torch.linalg.vector_norm(X) / torch.linalg.vector_norm(shaped).clamp_min(1e-30)
@@ -31,8 +33,8 @@ def spectral_power(X: Tensor, power: float, *, rtol: float = 1e-6) -> Tensor:
     P, sigma, Qh = torch.linalg.svd(X, full_matrices=False)
     relative, kept = _relative(sigma, rtol)
     shaped = relative.pow(power).mul_(kept)
-    size = torch.linalg.vector_norm(sigma) / torch.linalg.vector_norm(shaped).clamp_min(1e-30)
-    return P @ (Qh * (shaped * size)[:, None])
+    old, new = (torch.linalg.vector_norm(s, dim=-1, keepdim=True) for s in (sigma, shaped))
+    return P @ (Qh * (shaped * (old / new.clamp_min(1e-30)))[..., None])
 
 
 def _side(X: Tensor, power: float, rtol: float) -> Tensor:
@@ -45,5 +47,5 @@ def _side(X: Tensor, power: float, rtol: float) -> Tensor:
 
 def _relative(sigma: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
     """Singular values over the largest, and which of them are no noise."""
-    relative = sigma / sigma[:1].clamp_min(torch.finfo(sigma.dtype).tiny)
+    relative = sigma / sigma[..., :1].clamp_min(torch.finfo(sigma.dtype).tiny)
     return relative, relative > rtol

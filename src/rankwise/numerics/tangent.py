@@ -3,6 +3,7 @@
 At `W = U S V^T` a tangent vector is `xi = K V^T + U L^T - U C V^T` with
 `K = xi V` (m, r), `L = xi^T U` (n, r), `C = U^T xi V = U^T K = L^T V` (r, r).
 One backward pass gives the three for the gradient: `K = G V`, `L = G^T U`, `C = U^T G V`.
+A step (`squares`, `scaled_sides`, `transport`, `displaced`) may be that of stacked matrices.
 """
 
 from collections.abc import Callable
@@ -30,8 +31,9 @@ class Tangent(NamedTuple):
         return Tangent(K, L, C)
 
     def squares(self) -> tuple[Tensor, Tensor, Tensor]:
-        rows, columns = self.K.square().sum(1), self.L.square().sum(1)
-        return rows, columns, rows.sum() + columns.sum() - self.C.square().sum()
+        rows, columns = self.K.square().sum(-1), self.L.square().sum(-1)
+        inside = self.C.square().sum((-2, -1))
+        return rows, columns, rows.sum(-1) + columns.sum(-1) - inside
 
     def squared_norm(self) -> Tensor:
         return squared_norm(self)
@@ -43,11 +45,20 @@ class Tangent(NamedTuple):
         return inner_product(at, self, W)
 
     def scaled_sides(self, at: Factors, row: Tensor, column: Tensor) -> "Tangent":
-        left, right = split(at, self)
-        return project_product(at, left * row[:, None], right * column[:, None])
+        rows, columns = at.U * row[..., None], at.V * column[..., None]
+        UU, VV = at.U.mT @ rows, at.V.mT @ columns
+        KU, LV = self.K.mT @ rows, self.L.mT @ columns
+        X, Y = LV - self.C @ VV, KU - self.C.mT @ UU
+        K = (self.K @ VV).add_(at.U @ X).mul_(row[..., None])
+        L = (self.L @ UU).add_(at.V @ Y).mul_(column[..., None])
+        return Tangent(K, L, KU.mT @ VV + UU @ X)
 
     def transport(self, old: Factors, new: Factors) -> "Tangent":
-        return project_product(new, *split(old, self))
+        UU, VV = old.U.mT @ new.U, old.V.mT @ new.V
+        KU, LV = self.K.mT @ new.U, self.L.mT @ new.V
+        X, Y = LV - self.C @ VV, KU - self.C.mT @ UU
+        K, L = (self.K @ VV).add_(old.U @ X), (self.L @ UU).add_(old.V @ Y)
+        return Tangent(K, L, KU.mT @ VV + UU.mT @ X)
 
     def displaced(self, at: Factors, take: Callable[[Tensor], Tensor] = whole) -> Spectrum:
         return displaced(at, self, take)
@@ -61,13 +72,7 @@ def project(f: Factors, G: Tensor) -> Tangent:
 
 def split(f: Factors, xi: Tangent) -> tuple[Tensor, Tensor]:
     """`A` (m, 2r) and `B` (n, 2r) with `xi = A B^T`: `A = [K, U]`, `B = [V, L - V C^T]`."""
-    return torch.cat([xi.K, f.U], dim=1), torch.cat([f.V, xi.L - f.V @ xi.C.mT], dim=1)
-
-
-def project_product(f: Factors, A: Tensor, B: Tensor) -> Tangent:
-    """`P(W) A B^T` for `A` (m, k) and `B` (n, k) in O((m + n) k r), nothing dense."""
-    BV, AU = B.mT @ f.V, A.mT @ f.U
-    return Tangent(A @ BV, B @ AU, AU.mT @ BV)
+    return torch.cat([xi.K, f.U], dim=-1), torch.cat([f.V, xi.L - f.V @ xi.C.mT], dim=-1)
 
 
 def add(a: Tangent, b: Tangent) -> Tangent:

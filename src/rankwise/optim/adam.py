@@ -51,6 +51,9 @@ class Adam(UpdateRule):
     eps: float = 1e-6
 
     relative: ClassVar[bool] = True
+    stackable: ClassVar[bool] = True
+    remembers: ClassVar[tuple[str, ...]] = ("step", "momentum", "row", "column", "energy")
+    turns: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
@@ -63,15 +66,19 @@ class Adam(UpdateRule):
                 raise ValueError(f"`Adam({name}=...)` must be in [0, 1], got {getattr(self, name)}")
 
     def direction(self, f: Point, gradient: T, state: State) -> T:
+        self.observe(f, gradient, state)
+        M = gradient.like(*state["momentum"])
+        ahead = look_ahead(M, gradient, keep=self.betas[0], step=state["step"])
+        return self._precondition(f, ahead, state)
+
+    def observe(self, f: Point, gradient: T, state: State) -> None:
         beta1, beta2 = self.betas
-        state["step"] = step = state.get("step", 0) + 1
-        M = accumulate(state, gradient, keep=beta1, add=1 - beta1)
-        ahead = look_ahead(M, gradient, keep=beta1, step=step)
+        state["step"] = state.get("step", 0) + 1
+        accumulate(state, gradient, keep=beta1, add=1 - beta1)
         rows, columns, energy = gradient.squares()
         _average(state, "row", rows, beta2)
         _average(state, "column", columns, beta2)
         _average(state, "energy", energy, beta2)
-        return self._precondition(f, ahead, state)
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         seen = newest(gradient, keep=self.betas[0], step=state["step"])
@@ -85,11 +92,11 @@ class Adam(UpdateRule):
         mean = energy.clamp_min(torch.finfo(energy.dtype).tiny)
         size = mean.rsqrt() * (1 - self.betas[1] ** state["step"]) ** 0.5
         return scale_sides(
-            f, xi, self._weights(state["row"]) * size, self._weights(state["column"])
+            f, xi, self._weights(state["row"]) * size[..., None], self._weights(state["column"])
         )
 
     def _weights(self, moment: Tensor) -> Tensor:
-        mean = moment.mean().clamp_min(torch.finfo(moment.dtype).tiny)
+        mean = moment.mean(-1, keepdim=True).clamp_min(torch.finfo(moment.dtype).tiny)
         return (moment / mean).add_(self.eps).pow_(-self.power)
 
 

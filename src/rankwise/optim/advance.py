@@ -5,41 +5,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankwise.integrators.integrator import Integrator, step
+from rankwise.integrators.integrator import step
 from rankwise.nn.factored import Factored
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.manifold import Displaced, P
 from rankwise.numerics.tangent import add, subtract
 from rankwise.optim.batches import Batches
-from rankwise.optim.layers import NamedLayer
+from rankwise.optim.moving import Moving
 from rankwise.optim.step_control import StepControl
-from rankwise.optim.update_rule import State, UpdateRule
+from rankwise.optim.update_rule import UpdateRule
 
 
-def advance(
-    named: NamedLayer,
-    gradient: Any,
-    rule: UpdateRule,
-    control: StepControl,
-    integrator: Integrator,
-    batches: Batches,
-    state: State,
-    group: dict[str, Any],
-) -> Displaced:
+def advance(moving: Moving, rule: UpdateRule, control: StepControl, batches: Batches) -> Displaced:
     """The end of the step, not yet cut, from the gradient of one backward pass.
 
     At points beyond the first, the direction is what it was there, with what their larger bases
     show of the gradient in addition.
     """
-    name, layer = named
-    f = layer.factors()
+    _, name, layer, f, gradient, state, group, integrator, waited = moving
     D = rule.direction(f, gradient, state)
-    start = decayed(f, group)
+    start = decayed(f, group, waited)
 
     def take(core: Tensor) -> Tensor:
         core = rule.core(core)
         norm = torch.linalg.vector_norm(core)
-        return control.length(layer, norm, state, group, relative=rule.relative) * core
+        return waited * control.length(layer, norm, state, group, relative=rule.relative) * core
 
     def displacement(point: Any) -> Any:
         if point is start:
@@ -53,9 +43,9 @@ def advance(
     return step(integrator, start, displacement, take)
 
 
-def decayed(f: P, group: dict[str, Any]) -> P:
+def decayed(f: P, group: dict[str, Any], steps: int = 1) -> P:
     """`f` after decoupled weight decay, which only concerns the core: it has the norm of `W`."""
-    return f.scaled(1.0 - group["lr"] * group["weight_decay"])
+    return f.scaled((1.0 - group["lr"] * group["weight_decay"]) ** steps)
 
 
 def has_gradient(name: str, layer: LowRankModule) -> bool:

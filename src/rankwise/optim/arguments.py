@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rankwise.integrators.integrator import Integrator
 from rankwise.nn.factored import Factored
-from rankwise.numerics.given import check_number
+from rankwise.numerics.given import check_integer, check_number
 from rankwise.optim.budget import Budget
 from rankwise.optim.conditioning import Conditioning
 from rankwise.optim.layers import NamedLayer
@@ -112,6 +112,17 @@ def check_control(
         raise ValueError(
             "`groups` give a learning rate, and `control=RateFree()` has none: leave `lr` out. "
             "Dense parameters take `RateFree(dense_lr=...)`."
+        )
+
+
+def check_turns(turns: int, integrator: Integrator) -> None:
+    check_integer("Optimizer(turns=...)", turns)
+    if turns < 1:
+        raise ValueError(f"`Optimizer(turns=...)` must be at least 1 step, got {turns}")
+    if turns > 1 and not integrator.same_matrix:
+        raise ValueError(
+            f"`Optimizer(turns={turns})` lets layers move in different steps, and "
+            f"{type(integrator).__name__} moves all of them together: leave `turns` out"
         )
 
 

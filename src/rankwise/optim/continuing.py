@@ -53,13 +53,11 @@ def _differing(
 ) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
     """Layers with momentum of other ranks than their own: name, ranks, and those of momentum."""
     for name, layer in layers:
-        momentum = state[layer.U].get("momentum") if layer.U in state else None
-        if momentum is None:
-            continue
+        U, _, V = layer.factor_parameters()
+        momentum = state[U].get("momentum") if U in state else None
         # `K`, `L` have the columns of `U`, `V`.
-        saved = tuple(t.shape[1] for t in momentum[: len(layer.ranks)])
-        if saved != layer.ranks:
-            yield name, layer.ranks, saved
+        if momentum is not None and (momentum[0].shape, momentum[1].shape) != (U.shape, V.shape):
+            yield name, layer.ranks, tuple(t.shape[1] for t in momentum[: len(layer.ranks)])
 
 
 def _text(ranks: tuple[int, ...]) -> str:

@@ -11,12 +11,10 @@ from rankwise.distributed.replicas import Replicas
 from rankwise.distributed.sharded import all_finite, shard_, total_norm
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
-from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.given import check_number
-from rankwise.numerics.manifold import Displaced, TangentVector
 from rankwise.numerics.retract import whole
 from rankwise.optim.adam import Adam
-from rankwise.optim.advance import advance, has_gradient
+from rankwise.optim.advance import has_gradient
 from rankwise.optim.arguments import (
     check_closure,
     check_combination,
@@ -26,13 +24,16 @@ from rankwise.optim.arguments import (
     check_kind,
     check_layers,
     check_options,
+    check_turns,
 )
+from rankwise.optim.arrivals import arrivals_of, observe
 from rankwise.optim.batches import Batches
 from rankwise.optim.conditioning import Conditioning, shaping
 from rankwise.optim.continuing import check_parts, check_ranks_kept, check_saved_ranks, saved_parts
-from rankwise.optim.layers import NamedLayer, param_groups, trainable_layers
+from rankwise.optim.layers import param_groups, trainable_layers
+from rankwise.optim.moving import WAITED, AloneArrival, Arrival, Moving
 from rankwise.optim.ownership import Version, check_untouched, claim, record
-from rankwise.optim.rank_rule import Candidates, Clock, FixedRank, RankRule
+from rankwise.optim.rank_rule import Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
 from rankwise.optim.step_control import StepControl
 from rankwise.optim.together import (
@@ -44,7 +45,7 @@ from rankwise.optim.together import (
     warn_if_alone,
 )
 from rankwise.optim.trust import Trust
-from rankwise.optim.update_rule import State, UpdateRule
+from rankwise.optim.update_rule import UpdateRule
 
 DEFAULT_MAX_STEP = 0.002
 COPIED = (
@@ -54,6 +55,7 @@ COPIED = (
     "integrator",
     "control",
     "conditioning",
+    "turns",
     "steps",
     "skipped",
     "_model",
@@ -87,8 +89,12 @@ class Optimizer(torch.optim.Optimizer):
         weight_decay: decoupled, on the core of low-rank layers (its norm is that of the weight) and
             on dense parameters, >= 0.
         max_step: no step moves a low-rank layer by more than this fraction of the Frobenius norm
-            of its weight, > 0, by default 0.002; see `rankwise.optim.trust`. `float("inf")`: no
-            limit. For steps by `lr` only.
+            of its weight (times `turns`), > 0, by default 0.002; see `rankwise.optim.trust`.
+            `float("inf")`: no limit. For steps by `lr` only.
+        turns: layers take turns: each moves in one step of so many, as many times as far, by
+            momentum of the gradients of all of them; >= 1. A step has as many times less linear
+            algebra to do. All layers move in the first step and where ranks may change. By default
+            what `rule` has in `turns`, for `Adam` 2, and 1 with other integrators than ParallelBUG.
         conditioning: what keeps the singular values of each low-rank weight together, for
             robustness: one of `rankwise.robust`, e.g. `SpreadPenalty(beta=0.1)`. None: nothing. It
             acts after the step: `max_step` says nothing about what a limit takes away.
@@ -115,6 +121,7 @@ class Optimizer(torch.optim.Optimizer):
         control: StepControl | None = None,
         weight_decay: float = 0.0,
         max_step: float | None = None,
+        turns: int | None = None,
         conditioning: Conditioning | None = None,
         groups: Iterable[dict[str, Any]] = (),
     ) -> None:
@@ -136,7 +143,10 @@ class Optimizer(torch.optim.Optimizer):
         self.integrator = ParallelBUG() if integrator is None else integrator
         self.control = Trust() if control is None else control
         self.conditioning = conditioning
+        default = self.rule.turns if isinstance(self.integrator, ParallelBUG) else 1
+        self.turns = default if turns is None else turns
         groups = list(groups)
+        check_turns(self.turns, self.integrator)
         check_combination(self.rule, self.integrator)
         check_control(self.control, {"max_step": max_step, "weight_decay": weight_decay}, groups)
         check_comparable(self.rank_rule, self.layers)
@@ -208,13 +218,18 @@ class Optimizer(torch.optim.Optimizer):
         check_ranks_kept(self.layers, self.state)
         for group in self.param_groups:
             group["peak_lr"] = max(group.get("peak_lr", 0.0), float(group["lr"]))
-        moving = [named for named in self.layers if has_gradient(*named)]
-        gradients = [layer.tangent_gradient() for _, layer in moving]
-        ends = self._ends(moving, gradients, integrator, closure)
-        if ends is None:
+        present = self._present(integrator)
+        clock = Clock(self.steps + 1, _decay(m.group for m in present))
+        if present:
+            layers, _, gradients, states = zip(*(m[2:6] for m in present), strict=True)
+            self.control.prepare(layers, gradients, states, step=clock.step)
+        moving = [m for m in present if self._moves(m, clock)]
+        arrivals = self._arrivals(moving, integrator, closure)
+        if arrivals is None:
             return self._skip(loss)
-        self.steps += 1
-        self._retract(moving, gradients, ends, replicas)
+        self.steps = clock.step
+        observe([m for m in present if not self._moves(m, clock)], self.rule)
+        self._retract(moving, arrivals, clock, replicas)
         record(self.layers, self._versions)
         factors = self._factors()
         for group in self.param_groups:
@@ -249,24 +264,25 @@ class Optimizer(torch.optim.Optimizer):
     def _factors(self) -> set[int]:
         return {id(p) for _, layer in self.layers for p in layer.factor_parameters()}
 
-    def _ends(
-        self,
-        moving: list[NamedLayer],
-        gradients: list[TangentVector],
-        integrator: Integrator,
-        closure: Callable[[], Any] | None,
-    ) -> list[Displaced] | None:
+    def _present(self, integrator: Integrator) -> list[Moving]:
+        """All layers that have a gradient."""
+        group_of = {id(p): group for group in self.param_groups for p in group["params"]}
+        return [
+            Moving(
+                place, name, layer, layer.factors(), layer.tangent_gradient(),
+                state := self.state[U := layer.U], group_of[id(U)], integrator,
+                state.get(WAITED, 0) + 1,
+            )
+            for place, (name, layer) in enumerate(self.layers)
+            if has_gradient(name, layer)
+        ]  # fmt: skip
+
+    def _arrivals(
+        self, moving: list[Moving], integrator: Integrator, closure: Callable[[], Any] | None
+    ) -> list[Arrival] | None:
         """The ends of all layers' steps, not yet cut; None where a gradient is not finite."""
-        states = [self.state[layer.U] for _, layer in moving]
-        groups = self._groups_of(moving)
-        layers = [layer for _, layer in moving]
-        if layers:
-            self.control.prepare(layers, gradients, states, step=self.steps + 1)
         if integrator.same_matrix:
-            return [
-                advance(named, xi, self.rule, self.control, integrator, self._batches, state, group)
-                for named, xi, state, group in zip(moving, gradients, states, groups, strict=True)
-            ]
+            return arrivals_of(moving, self.rule, self.control, self._batches)
         assert closure is not None
 
         def evaluate() -> bool:
@@ -275,46 +291,35 @@ class Optimizer(torch.optim.Optimizer):
                 closure()
             return all_finite(list(self._gradients()))
 
-        return advance_together(layers, self.control, integrator, states, groups, evaluate)
-
-    def _groups_of(self, layers: list[NamedLayer]) -> list[dict[str, Any]]:
-        group_of = {id(p): group for group in self.param_groups for p in group["params"]}
-        return [group_of[id(layer.U)] for _, layer in layers]
+        layers, states = [m.layer for m in moving], [m.state for m in moving]
+        groups = [m.group for m in moving]
+        ends = advance_together(layers, self.control, integrator, states, groups, evaluate)
+        return None if ends is None else list(map(AloneArrival, moving, ends))
 
     def _retract(
-        self,
-        moving: list[NamedLayer],
-        gradients: list[TangentVector],
-        ends: list[Displaced],
-        replicas: Replicas | None,
+        self, moving: list[Moving], arrivals: list[Arrival], clock: Clock, replicas: Replicas | None
     ) -> None:
         """Cut every layer to the ranks that the rank rule gives it, and carry momentum along."""
-        points = [layer.factors() for _, layer in moving]
-        groups = self._groups_of(moving)
-        candidates = [
-            Candidates(sigma, mode.rank, mode.shape, layer.base is None, mode.cost)
-            for f, end, (_, layer) in zip(points, ends, moving, strict=True)
-            for sigma, mode in zip(end.spectra(), f.modes(), strict=True)
-        ]
-        clock = Clock(self.steps, _decay(groups))
-        ranks = iter(ranks_by(self.rank_rule, clock, candidates, replicas))
-        steps = zip(moving, points, gradients, ends, groups, strict=True)
-        for (_, layer), old, xi, end, group in steps:
-            state = self.state[layer.U]
-            shaped = self._shaping(layer, state, group)
-            new = end.cut_to([next(ranks) for _ in old.modes()], shaped)
-            self.rule.transport(old, new, xi, state)
-            layer.set_factors_(new)
+        found = {i: modes for arrival in arrivals for i, modes in arrival.candidates().items()}
+        candidates = [candidate for m in moving for candidate in found[m.place]]
+        chosen = iter(ranks_by(self.rank_rule, clock, candidates, replicas))
+        ranks = {m.place: [next(chosen) for _ in found[m.place]] for m in moving}
+        shapings = {m.place: self._shaping(m) for m in moving}
+        for arrival in arrivals:
+            arrival.land(self.rule, ranks, shapings)
         align(self.rank_rule, clock, (self.state[layer.U] for _, layer in self.layers), replicas)
 
-    def _shaping(
-        self, layer: LowRankModule, state: State, group: dict[str, Any]
-    ) -> Callable[[Tensor], Tensor]:
+    def _moves(self, m: Moving, clock: Clock) -> bool:
+        """Whether it is this layer's turn. Where ranks may change, all are compared and move."""
+        own = (clock.step - 1 + m.place) % self.turns == 0
+        return own or clock.step == 1 or self.rank_rule.may_change(clock)
+
+    def _shaping(self, m: Moving) -> Callable[[Tensor], Tensor]:
         """What becomes of the layer's singular values."""
         if self.conditioning is None:
             return whole
-        rate = self.control.rate(state, group, relative=self.rule.relative)
-        return shaping(self.conditioning, layer.scale, rate)
+        rate = m.waited * self.control.rate(m.state, m.group, relative=self.rule.relative)
+        return shaping(self.conditioning, m.layer.scale, rate)
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:

@@ -35,18 +35,26 @@ class Spectral(UpdateRule):
 
     relative: ClassVar[bool] = True
     needs_matrices: ClassVar[bool] = True
+    stackable: ClassVar[bool] = True
+    remembers: ClassVar[tuple[str, ...]] = ("step", "momentum")
+    turns: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_unit_interval("Spectral", "momentum", self.momentum)
 
     def direction(self, f: Point, gradient: T, state: State) -> T:
-        state["step"] = step = state.get("step", 0) + 1
-        M = accumulate(state, gradient, keep=self.momentum, add=1 - self.momentum)
-        return look_ahead(M, gradient, keep=self.momentum, step=step)
+        self.observe(f, gradient, state)
+        M = gradient.like(*state["momentum"])
+        return look_ahead(M, gradient, keep=self.momentum, step=state["step"])
+
+    def observe(self, f: Point, gradient: T, state: State) -> None:
+        state["step"] = state.get("step", 0) + 1
+        accumulate(state, gradient, keep=self.momentum, add=1 - self.momentum)
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         return newest(gradient, keep=self.momentum, step=state["step"])
 
     def core(self, core: Tensor) -> Tensor:
         polar = spectral_power(core, 0.0)
-        return polar / torch.linalg.vector_norm(polar).clamp_min(torch.finfo(core.dtype).tiny)
+        norm = torch.linalg.vector_norm(polar, dim=(-2, -1), keepdim=True)
+        return polar / norm.clamp_min(torch.finfo(core.dtype).tiny)

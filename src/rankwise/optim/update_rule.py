@@ -27,9 +27,25 @@ class UpdateRule(ABC):
     needs_matrices: ClassVar[bool] = False
     """Whether it has no meaning for a tensor."""
 
+    stackable: ClassVar[bool] = False
+    """Whether it takes many layers at once: everything stacked in a leading dimension, ranks filled
+    up with columns of zeros, one `state` for all of what it `remembers`."""
+
+    remembers: ClassVar[tuple[str, ...]] = ()
+    """Names of what it keeps in `state`; other names there are not its own. For `stackable` rules:
+    numbers, tensors without a rank, and triples of coordinates."""
+
+    turns: ClassVar[int] = 1
+    """In which step of how many a layer moves by default: more than one for rules that remember the
+    gradients of the others."""
+
     @abstractmethod
     def direction(self, f: Point, gradient: T, state: State) -> T:
-        """The direction at `f`; may update `state`. `K`, `L`, `C` need not be consistent."""
+        """The direction at `f`; may update `state`."""
+
+    def observe(self, f: Point, gradient: T, state: State) -> None:
+        """Update `state` in a step in which the layer stays where it is."""
+        self.direction(f, gradient, state)
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         """How a part of this step's gradient that is new at `f` enters the direction.
@@ -53,6 +69,8 @@ class UpdateRule(ABC):
 class SGD(UpdateRule):
     """The tangent gradient itself: Riemannian gradient descent, GeoLoRA's step without Adam."""
 
+    stackable: ClassVar[bool] = True
+
     def direction(self, f: Point, gradient: T, state: State) -> T:
         return gradient
 
@@ -66,6 +84,9 @@ class HeavyBall(UpdateRule):
     """
 
     momentum: float = 0.9
+
+    stackable: ClassVar[bool] = True
+    remembers: ClassVar[tuple[str, ...]] = ("momentum",)
 
     def __post_init__(self) -> None:
         check_unit_interval("HeavyBall", "momentum", self.momentum)

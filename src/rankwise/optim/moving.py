@@ -1,0 +1,81 @@
+"""What a step knows of each layer before it, and what it leaves to do once all ranks are chosen."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from rankwise.integrators.integrator import Integrator
+from rankwise.nn.low_rank import LowRankModule
+from rankwise.numerics.manifold import Displaced, Mode
+from rankwise.optim.rank_rule import Candidates
+from rankwise.optim.update_rule import State, UpdateRule
+
+WAITED = "waited"
+"""Where a layer's state counts the steps in which it has stayed where it is."""
+
+Shaping = Any
+"""What becomes of a layer's singular values: a function from some to as many."""
+
+
+class Moving(NamedTuple):
+    """A layer that takes part in a step."""
+
+    place: int
+    """Among all layers that the optimizer trains."""
+    name: str
+    layer: LowRankModule
+    point: Any
+    """Its factors before the step."""
+    gradient: Any
+    state: State
+    group: dict[str, Any]
+    integrator: Integrator
+    waited: int
+    """Steps since it last moved, this one included: so many times as long is its step."""
+
+    def candidates(self, mode: Mode, sigma: Any) -> Candidates:
+        return Candidates(sigma, mode.rank, mode.shape, self.layer.base is None, mode.cost)
+
+
+class Arrival(Protocol):
+    """Where layers end, exact and not yet cut."""
+
+    def candidates(self) -> dict[int, list[Candidates]]:
+        """By place of the layer, those of each mode."""
+        ...
+
+    def land(
+        self,
+        rule: UpdateRule,
+        ranks: Mapping[int, Sequence[int]],
+        shapings: Mapping[int, Shaping],
+    ) -> None:
+        """Cut every layer, carry along what `rule` remembers, and set the factors.
+
+        Args:
+            ranks: by place, of the modes of each layer.
+            shapings: by place.
+        """
+        ...
+
+
+class AloneArrival(NamedTuple):
+    """One layer of any kind."""
+
+    moving: Moving
+    end: Displaced
+
+    def candidates(self) -> dict[int, list[Candidates]]:
+        pairs = zip(self.moving.point.modes(), self.end.spectra(), strict=True)
+        return {self.moving.place: [self.moving.candidates(mode, s) for mode, s in pairs]}
+
+    def land(
+        self,
+        rule: UpdateRule,
+        ranks: Mapping[int, Sequence[int]],
+        shapings: Mapping[int, Shaping],
+    ) -> None:
+        m = self.moving
+        new = self.end.cut_to(ranks[m.place], shapings[m.place])
+        rule.transport(m.point, new, m.gradient, m.state)
+        m.state.pop(WAITED, None)
+        m.layer.set_factors_(new)
