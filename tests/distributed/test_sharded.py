@@ -186,3 +186,15 @@ def test_bases_in_bfloat16():
     assert all(p.dtype == torch.float32 for p in factors)
     assert all(map(torch.equal, factors, other[2]))
     assert kind is nn.Linear
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
+def test_an_entry_that_is_not_finite_is_found_in_tensors_of_any_kind(kind):
+    sound = torch.ones(3, 4, dtype=kind)
+    broken = sound.clone()
+    broken[2, 1] = float("nan")
+    # Entries that share memory cannot be written, and an empty tensor has none.
+    others = [sound, sound[:1, :1].expand(2, 2), sound[:, :0], sound.T[::2]]
+    assert all_finite(others)
+    assert not all_finite([*others, broken])
+    assert not all_finite([broken[2:, 1:2].expand(2, 2)])

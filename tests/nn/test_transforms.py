@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cases import SPECTRA, close, factors, normal
 from rankwise.nn import LowRankEmbedding, LowRankLinear
+from rankwise.nn.function import low_rank_product
 from rankwise.numerics.init import truncated_svd
 
 M, N, R = 7, 5, 3
@@ -160,3 +161,37 @@ def test_what_comes_after_an_embedding_may_work_in_place(draw):
     y += 1.0
     y.sum().backward()
     assert y._base is None and y.shape == (2, 2, N)
+
+
+@pytest.mark.parametrize("batched", range(6))
+def test_any_one_input_may_be_batched(batched):
+    draw = torch.Generator().manual_seed(1)
+    shapes = (5, 8), (7, 2), (2, 2), (8, 2), (7, 8), (7,)
+    inputs = [torch.randn(shape, dtype=torch.float64, generator=draw) for shape in shapes]
+    several = torch.stack([inputs[batched], 2 * inputs[batched]])
+    dims = tuple(0 if i == batched else None for i in range(6))
+    together = vmap(low_rank_product, dims)(*(*inputs[:batched], several, *inputs[batched + 1 :]))
+    for y, own in zip(together, several, strict=True):
+        alone = low_rank_product(*(*inputs[:batched], own, *inputs[batched + 1 :]))
+        torch.testing.assert_close(y, alone)
+
+
+def test_an_input_of_another_type_meets_a_bias():
+    layer = LowRankLinear(truncated_svd(torch.randn(6, 8), 2), bias=torch.randn(6))
+    x = torch.randn(3, 8)
+    y = layer(x.double())
+    assert y.dtype == torch.float64
+    torch.testing.assert_close(y, layer(x).double(), rtol=1e-5, atol=1e-5)
+    y.sum().backward()
+    assert layer.bias.grad.dtype == torch.float32
+
+
+def test_a_replica_of_data_parallel_has_tensors_for_parameters():
+    layer = LowRankLinear(truncated_svd(torch.randn(6, 8), 2))
+    replica = layer._replicate_for_data_parallel()
+    for name in "USV":
+        setattr(replica, name, getattr(layer, name).clone())
+    x = torch.randn(3, 8)
+    replica(x).square().sum().backward()
+    assert layer.S.grad.shape == (2, 2)
+    torch.testing.assert_close(replica(x), layer(x))

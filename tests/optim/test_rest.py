@@ -228,3 +228,60 @@ def test_copies_and_new_optimizers_start_awake():
     assert not any(m.resting for m in twin.modules() if isinstance(m, rw.LowRankLinear))
     newer = rw.Optimizer(model)
     assert not any(layer.resting for _, layer in newer.layers)
+
+
+def test_an_earlier_optimizer_lets_the_layers_of_a_newer_one_alone():
+    model = network()
+    earlier = rw.Optimizer(model, inputs_every=EVERY)
+    train(model, earlier, 0, 1)
+    state = copy.deepcopy(earlier.state_dict())
+    newer = rw.Optimizer(model, inputs_every=EVERY)
+    resting = [layer.resting for _, layer in newer.layers]
+    backward(model, 0)
+    earlier.load_state_dict(state)
+    assert [layer.resting for _, layer in newer.layers] == resting
+    del earlier
+    gc.collect()
+    assert [layer.resting for _, layer in newer.layers] == resting
+    newer.step()
+
+
+@pytest.mark.parametrize("integrator", [ParallelBUG(), BasisEvery(ParallelBUG(), every=2)])
+def test_a_layer_that_misses_its_turn_keeps_its_input_in_the_next_pass(integrator):
+    """Two tasks in alternation, or two cycles of one length: a turn may never come."""
+    model = network(4)
+    optimizer = rw.Optimizer(model, integrator=integrator, inputs_every=2, turns=1)
+    formed = set()
+    for step in range(8):
+        parts = model[4:] if step % 2 and isinstance(integrator, ParallelBUG) else model
+        backward(parts, step)
+        formed |= {name for name, layer in optimizer.layers if layer.V.grad is not None}
+        optimizer.step()
+        optimizer.zero_grad()
+    assert formed == {name for name, _ in optimizer.layers}
+
+
+def test_a_diagnosis_sees_all_of_a_gradient():
+    model = network()
+
+    def loss_of(step: int) -> Tensor:
+        x = torch.randn(4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        return model(x).square().mean()
+
+    expected = rw.check.stationarity(model, loss_of, [0])
+    names = {name for name, _ in model.named_modules()} & expected.keys()
+    for name in names:
+        model.get_submodule(name).resting = frozenset("UV")
+    assert rw.check.stationarity(model, loss_of, [0]) == expected
+    assert all(model.get_submodule(name).resting == {"U", "V"} for name in names)
+
+
+@pytest.mark.parametrize("resting", ["", "V", "UV"])
+def test_a_rank_that_changes_before_the_backward_pass_is_told(resting):
+    model = network(1)
+    model[0].resting = frozenset(resting)
+    loss = model(torch.randn(3, 12, dtype=torch.float64)).sum()
+    f = model[0].factors()
+    model[0].set_factors_(Factors(f.U[:, :2].clone(), f.S[:2, :2].clone(), f.V[:, :2].clone()))
+    with pytest.raises(RuntimeError, match="rank changed from 3 to 2"):
+        loss.backward()

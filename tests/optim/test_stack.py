@@ -203,3 +203,74 @@ def test_filling_up():
     assert stack.tolist() == [[[1, 0], [1, 0], [0, 0]], [[1, 1], [1, 1], [1, 1]]]
     assert columns_kept(torch.ones(2, 1, 3), [1, 3]).tolist() == [[[1, 0, 0]], [[1, 1, 1]]]
     assert torch.equal(filled(parts[1:], (3, 2)), parts[1][None])
+
+
+def test_layers_of_other_types_side_by_side_share_a_rate_free_step():
+    model = nn.ModuleList(nn.Linear(6, 6).to(t) for t in (torch.float32, torch.float64) * 2)
+    rw.adapt_(model, rank=2)
+    optimizer = rw.Optimizer(model, control=rw.RateFree())
+    for _ in range(3):
+        loss = sum(m(torch.randn(3, 6).to(m.U.dtype)).square().mean().double() for m in model)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(bool(m.factors().norm() > 0) for m in model)
+
+
+def test_a_rate_that_is_a_tensor_does_not_change_types():
+    model = side_by_side(adapters=True).float()
+    optimizer = rw.Optimizer(model, lr=torch.tensor(1e-3, dtype=torch.float64))
+    sum(m(torch.randn(3, m.shape[1])).square().mean() for m in model).backward()
+    optimizer.step()
+    assert optimizer.steps == 1
+
+
+def test_a_layer_that_is_never_in_a_pass_of_its_turn_moves_all_the_same():
+    model = side_by_side(adapters=True)
+    optimizer = rw.Optimizer(model, turns=2)
+    start = list(matrices(model))
+    for step in range(6):
+        gradients(model[step % 2 :: 2], step)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert not any(map(torch.equal, start, matrices(model)))
+
+
+@dataclass(frozen=True)
+class UnitSteps(rw.SGD):
+    """A user's rule, for single layers: it knows nothing of stacks."""
+
+    def direction(self, f, gradient, state):
+        state["count"] = state.get("count", 0) + 1
+        size = gradient.squared_norm().sqrt()
+        return gradient.like(*(t / size for t in gradient))
+
+
+def test_a_users_rule_is_asked_for_single_layers():
+    model = side_by_side(adapters=True)
+    optimizer = rw.Optimizer(model, rule=UnitSteps(), lr=1e-2, max_step=float("inf"))
+    for step in range(3):
+        gradients(model, step)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert [optimizer.state[layer.U]["count"] for layer in model] == [3] * len(model)
+
+
+def test_a_users_integrator_is_asked_for_single_layers():
+    class Own(ParallelBUG):
+        def stages(self, f, take=lambda core: core):
+            assert f.S.ndim == 2
+            return (yield from super().stages(f, take))
+
+    model = side_by_side(adapters=True)
+    optimizer = rw.Optimizer(model, integrator=Own())
+    gradients(model, 0)
+    optimizer.step()
+    assert optimizer.steps == 1
+
+
+def test_two_parts_must_not_both_choose_when_bases_move():
+    with pytest.raises(ValueError, match="BasisEvery"):
+        rw.Optimizer(
+            side_by_side(adapters=True), turns=2, integrator=BasisEvery(ParallelBUG(), every=2)
+        )

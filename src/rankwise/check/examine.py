@@ -15,6 +15,7 @@ from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.ownership import owner_of, unwrapped
+from rankwise.optim.rest import awake
 
 
 def examine(
@@ -167,7 +168,7 @@ def _attached(
     batch: Any,
 ) -> Finding:
     name = "attached layers"
-    with _traceless(model), torch.enable_grad():
+    with _traceless(model), awake(layers.values()), torch.enable_grad():
         loss = loss_of(batch)
         if not isinstance(loss, Tensor):
             raise TypeError(f"`loss_of` must return a 0-dim tensor, got {type(loss).__name__}")

@@ -10,6 +10,7 @@ from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.given import check_loss
 from rankwise.optim.advance import has_gradient
 from rankwise.optim.layers import trainable_layers
+from rankwise.optim.rest import awake
 
 
 def orthonormality(model: nn.Module) -> dict[str, float]:
@@ -35,22 +36,23 @@ def stationarity(
     layers = trainable_layers(model)
     kept = [(p, p.grad) for p in model.parameters()]
     try:
-        for p, _ in kept:
-            p.grad = None
-        count = 0
-        for batch in batches:
-            with torch.enable_grad():
-                loss = loss_of(batch)
-                check_loss("loss_of", loss)
-                loss.backward()
-            count += 1
-        if not count:
-            raise ValueError("`stationarity(batches=...)` needs one batch at least, got none")
-        return {
-            name: float(layer.tangent_gradient().squared_norm().sqrt()) / count
-            for name, layer in layers
-            if has_gradient(name, layer)
-        }
+        with awake(layer for _, layer in layers):
+            for p, _ in kept:
+                p.grad = None
+            count = 0
+            for batch in batches:
+                with torch.enable_grad():
+                    loss = loss_of(batch)
+                    check_loss("loss_of", loss)
+                    loss.backward()
+                count += 1
+            if not count:
+                raise ValueError("`stationarity(batches=...)` needs one batch at least, got none")
+            return {
+                name: float(layer.tangent_gradient().squared_norm().sqrt()) / count
+                for name, layer in layers
+                if has_gradient(name, layer)
+            }
     finally:
         for p, grad in kept:
             p.grad = grad

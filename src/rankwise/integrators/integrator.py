@@ -40,6 +40,12 @@ class Integrator(ABC):
     moves_bases: ClassVar[bool] = True
     """Whether it asks for more of a displacement than its core."""
 
+    def __init_subclass__(cls) -> None:
+        """`widening` does not hold for a subclass that takes other steps."""
+        super().__init_subclass__()
+        if "stages" in vars(cls) and "widening" not in vars(cls):
+            cls.widening = None
+
     @abstractmethod
     def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
         """The step from `f`; in place of the displacement's core it takes `take(core)`.

@@ -33,7 +33,7 @@ class LowRankProduct(Function):
         a = contracted(rows_of(x), V)
         mixed = a @ (S * scale).mT
         if W0 is None:
-            y = mixed @ U.mT if b is None else torch.addmm(b, mixed, U.mT)
+            y = mixed @ U.mT if b is None else torch.addmm(b.to(x.dtype), mixed, U.mT)
         else:
             y = plus_(torch.nn.functional.linear(rows_of(x), W0, b), mixed, U.mT)
         return shaped(y, x.shape[:-1]), a
@@ -50,7 +50,8 @@ class LowRankProduct(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, a, U, S, V, W0 = ctx.saved_tensors
-        check_rank_kept(a.shape[1], V.shape[1])
+        # Bases that rest are no parameters here, and keep the rank of the forward pass.
+        check_rank_kept(a.shape[1], S.shape[1])
         needs, rows = ctx.needs_input_grad, rows_of(dy)
         U, S, V = (t.to(dy.dtype) for t in (U, S, V))
         h = contracted(rows, U)
@@ -87,7 +88,7 @@ def spread(X: Tensor, a: Tensor) -> Tensor:
 
 def plus_(y: Tensor, a: Tensor, B: Tensor) -> Tensor:
     """`y + a B`, into `y`: a sum of its own would read and write all of it once more."""
-    if torch._C._functorch.is_batchedtensor(a):
+    if any(map(torch._C._functorch.is_batchedtensor, (y, a, B))):
         return y + a @ B  # `vmap` has no rule for the other.
     return y.addmm_(a, B)
 

@@ -64,7 +64,7 @@ class LowRankLinear(Factored):
     def forward(self, x: Tensor) -> Tensor:
         U, S, V = (
             p.detach() if name in self.resting else p
-            for name, p in zip("USV", self.factor_parameters(), strict=True)
+            for name, p in (("U", self.U), ("S", self.S), ("V", self.V))
         )
         if self.base is None:
             return low_rank_product(x, U, S, V, None, self.bias, scale=self.scale)

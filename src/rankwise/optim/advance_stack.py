@@ -126,9 +126,9 @@ def advance_stack(
 
 
 def as_vector(values: Sequence[Tensor | float], like: Tensor) -> Tensor:
-    """Numbers, on the host or on the device, as one vector."""
+    """Numbers, on the host or on the device, as one vector of the type of `like`."""
     if all(isinstance(v, Tensor) for v in values):
-        return torch.stack([v for v in values if isinstance(v, Tensor)])
+        return torch.stack([v for v in values if isinstance(v, Tensor)]).to(like)
     return torch.tensor([float(v) for v in values], dtype=like.dtype, device=like.device)
 
 

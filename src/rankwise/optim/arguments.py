@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rankwise.integrators.coefficients import BasisEvery
 from rankwise.integrators.integrator import Integrator
 from rankwise.nn.factored import Factored
 from rankwise.numerics.given import check_integer, check_number
@@ -125,6 +126,11 @@ def check_turns(turns: int, integrator: Integrator) -> None:
         raise ValueError(
             f"`Optimizer(turns={turns})` lets layers move in different steps, and "
             f"{type(integrator).__name__} moves all of them together: leave `turns` out"
+        )
+    if turns > 1 and isinstance(integrator, BasisEvery):
+        raise ValueError(
+            f"`Optimizer(turns={turns})` and `{integrator!r}` both choose the steps in which bases "
+            "move, and those of some layers might never: leave one of the two out"
         )
 
 

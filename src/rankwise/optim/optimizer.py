@@ -36,10 +36,10 @@ from rankwise.optim.conditioning import Conditioning, shaping
 from rankwise.optim.continuing import check_parts, check_ranks_kept, check_saved_ranks, saved_parts
 from rankwise.optim.layers import param_groups, trainable_layers
 from rankwise.optim.moving import WAITED, AloneArrival, Arrival, Moving
-from rankwise.optim.ownership import Version, check_untouched, claim, record
+from rankwise.optim.ownership import Version, check_untouched, claim, owner_of, record
 from rankwise.optim.rank_rule import Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
-from rankwise.optim.rest import INPUT, let_rest, wake
+from rankwise.optim.rest import INPUT, count_inputs, let_rest, wake
 from rankwise.optim.step_control import StepControl
 from rankwise.optim.together import (
     align,
@@ -192,7 +192,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _let_rest(self) -> None:
         step = self.steps + 1
-        let_rest(self.layers, self.integrator.at(step), step, self.inputs_every)
+        let_rest(self.layers, self.state, self.integrator.at(step), step, self.inputs_every)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{name: vars(self)[name] for name in COPIED}}
@@ -240,14 +240,19 @@ class Optimizer(torch.optim.Optimizer):
         present = self._present(integrator)
         clock = Clock(self.steps + 1, _decay(m.group for m in present))
         if present:
-            layers, _, gradients, states = zip(*(m[2:6] for m in present), strict=True)
-            self.control.prepare(layers, gradients, states, step=clock.step)
+            self.control.prepare(
+                [m.layer for m in present],
+                [m.gradient for m in present],
+                [m.state for m in present],
+                step=clock.step,
+            )
         moving = [m for m in present if self._moves(m, clock)]
         arrivals = self._arrivals(moving, integrator, closure)
         if arrivals is None:
             return self._skip(loss)
         self.steps = clock.step
         observe([m for m in present if not self._moves(m, clock)], self.rule)
+        count_inputs(present)
         self._retract(moving, arrivals, clock, replicas)
         record(self.layers, self._versions)
         factors = self._factors()
@@ -335,8 +340,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _moves(self, m: Moving, clock: Clock) -> bool:
         """Whether it is this layer's turn. Where ranks may change, all are compared and move."""
-        own = (clock.step - 1 + m.place) % self.turns == 0
-        return own or clock.step == 1 or self.rank_rule.may_change(clock)
+        # A layer that is not in every pass may never be in one of its turn.
+        due = (clock.step - 1 + m.place) % self.turns == 0 or m.waited >= self.turns
+        return due or clock.step == 1 or self.rank_rule.may_change(clock)
 
     def _shaping(self, m: Moving) -> Callable[[Tensor], Tensor]:
         """What becomes of the layer's singular values."""
@@ -349,6 +355,7 @@ class Optimizer(torch.optim.Optimizer):
     def gradient_norm(self) -> Tensor:
         """`sqrt(sum ||P(W) G||^2 + sum ||dense gradients||^2)`, zero at a stationary point.
 
+        Without what the last pass has left out, see `inputs_every` and `integrators.BasisEvery`.
         With sharded parameters, a sum over all processes: each of them has to ask.
         """
         layers = [layer for name, layer in self.layers if has_gradient(name, layer)]
@@ -394,7 +401,8 @@ class Optimizer(torch.optim.Optimizer):
         self.steps, self.skipped = own["steps"], own["skipped"]
         self._versions.clear()
         self._begun = False
-        self._let_rest()
+        if all(owner_of(layer) is self for _, layer in self.layers):
+            self._let_rest()
         check_saved_ranks(self.layers, self.state)
 
 

@@ -39,6 +39,13 @@ class UpdateRule(ABC):
     """In which step of how many a layer moves by default: more than one for rules that remember the
     gradients of the others."""
 
+    def __init_subclass__(cls) -> None:
+        """What a rule says of stacks does not hold for a subclass that computes something else."""
+        super().__init_subclass__()
+        methods = {"direction", "observe", "completed", "fresh", "core", "transport"}
+        if methods & vars(cls).keys() and "stackable" not in vars(cls):
+            cls.stackable = False
+
     @abstractmethod
     def direction(self, f: Point, gradient: T, state: State) -> T:
         """The direction at `f`; may update `state`."""
