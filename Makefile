@@ -1,8 +1,8 @@
 # Every target sets itself up from nothing in `.venv`: `make demo`, `make test`, `make docs`,
-# `make bench`.
+# `make bench`, `make bench-quick`, `make compare`.
 # Options go through ARGS: make demo ARGS="--steps 20".
 .DELETE_ON_ERROR:
-.PHONY: demo test lint docs bench
+.PHONY: demo test lint docs bench bench-quick compare
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,7 +24,16 @@ docs: $(READY)
 	$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/docs
 	@echo build/docs/index.html
 
+# Seconds and bytes beside the peers: hours. The quick one takes three minutes of an idle core, and fails
+# where a ratio is worse than in benchmarks/cost/baseline.json.
 bench: $(READY)
+	$(BIN)/python benchmarks/cost/suite.py $(ARGS)
+
+bench-quick: $(READY)
+	$(BIN)/python benchmarks/cost/suite.py --quick --gate $(ARGS)
+
+# Losses, sizes and ranges of rates beside the peers.
+compare: $(READY)
 	$(BIN)/python benchmarks/finetune.py $(ARGS)
 
 # torch goes first and alone, so that no other package chooses its build. torchattacks declares

@@ -5,19 +5,32 @@ import time
 from collections.abc import Callable, Mapping
 
 LEAST_ROUNDS = 7
+Actions = Mapping[str, Callable[[], object]]
+Clock = Callable[[], float]
 
 
-def alternate(actions: Mapping[str, Callable[[], object]], *, seconds: float) -> dict[str, float]:
-    """Median seconds of each action; about `seconds` go into all rounds together."""
+def rounds_of(
+    actions: Actions, *, seconds: float, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each action in each round; about `seconds` go into all rounds together."""
     for _ in range(2):
-        start = time.perf_counter()
-        for action in actions.values():
-            action()
-        one_round = time.perf_counter() - start
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(max(LEAST_ROUNDS, int(seconds / one_round))):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            action()
-            times[name].append(time.perf_counter() - start)
+        one_round = sum(one_turn(actions, clock).values())
+    count = max(LEAST_ROUNDS, int(seconds / one_round))
+    turns = [one_turn(actions, clock) for _ in range(count)]
+    return {name: [turn[name] for turn in turns] for name in actions}
+
+
+def alternate(actions: Actions, *, seconds: float) -> dict[str, float]:
+    """Median seconds of each action; about `seconds` go into all rounds together."""
+    times = rounds_of(actions, seconds=seconds)
     return {name: statistics.median(own) for name, own in times.items()}
+
+
+def one_turn(actions: Actions, clock: Clock) -> dict[str, float]:
+    """Seconds of each action, done once."""
+    times = {}
+    for name, action in actions.items():
+        start = clock()
+        action()
+        times[name] = clock() - start
+    return times

@@ -1,4 +1,4 @@
-"""`make bench`: rankwise against its peers on the demo's task and on a language model.
+"""`make compare`: rankwise against its peers on the demo's task and on a language model.
 
 Every run is a process of its own with one thread; `--workers` of them at a time. Records are kept
 in `--output`, so that an interrupted benchmark goes on where it stopped. First each peer's rate is
@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cost.contenders import ADAPTING
+from cost.model import STANDARD
 from figures import draw
 from methods import Setting
 from pool import Pool
@@ -47,6 +49,8 @@ class Options:
     workers: int = 2
     ranges: bool = True
     """Also the range of rates and of initial ranks."""
+    costs: Path = Path("runs/cost/cost.json")
+    """Of `make bench`, for losses over seconds; without it each run's own seconds are shown."""
 
 
 def ours(task: str, steps: int, seed: int) -> Setting:
@@ -125,11 +129,12 @@ def report(options: Options) -> None:
 
 
 def _step_times(options: Options) -> dict[str, float] | None:
-    """Seconds a step from `step_time.py`, which takes turns; it times the reviews."""
-    path = options.output / "step_time.json"
-    if options.task != "reviews" or not path.exists():
+    """Seconds a step from the cost suite, where all take turns: its standard case, the reviews."""
+    if options.task != "reviews" or not options.costs.exists():
         return None
-    return {name: entry["seconds"] for name, entry in json.loads(path.read_text()).items()}
+    rows = json.loads(options.costs.read_text()).get("model", [])
+    found = {r["contender"]: r["seconds"] for r in rows if r["case"] == STANDARD.label}
+    return {**found, "rankwise": found[ADAPTING]} if ADAPTING in found else None
 
 
 if __name__ == "__main__":

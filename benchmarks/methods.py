@@ -163,7 +163,7 @@ def _adalora(setting: Setting, encoder: nn.Module, config: Any) -> Contender:
 
     def penalty() -> Tensor:
         grams = [p @ p.T if p.shape[0] < p.shape[1] else p.T @ p for p in pairs]
-        distances = [(g - torch.eye(g.shape[0])).norm() for g in grams]
+        distances = [(g - torch.eye(len(g), device=g.device)).norm() for g in grams]
         return ADALORA_PENALTY * torch.stack(distances).mean()
 
     optimizer = torch.optim.AdamW(trained, lr=setting.lr, weight_decay=0.0)

@@ -9,10 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "rankwise"
 ORDER = (
-    "numerics nn distributed integrators optim check surgery compress robust io adapters federated "
-    "report integrations recipes cli"
+    "numerics nn distributed integrators optim check cost surgery compress robust io adapters "
+    "federated report integrations recipes cli"
 ).split()
-CORE = ORDER[:12]
+CORE = ORDER[:13]
 CORE_NEEDS = {"torch", "safetensors"}
 FRAMEWORKS = {"transformers": "transformers", "lightning": "lightning", "flower": "flwr"}
 """What `integrations` holds, and the package that each of them may need on import."""

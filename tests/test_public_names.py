@@ -8,7 +8,7 @@ import pytest
 import rankwise as rw
 
 OPTIONS = {
-    "plan": "model rank select exclude min_features train",
+    "plan": "model rank select exclude min_features train example machine",
     "adapt_": "model rank select exclude min_features train scale seed",
     "factorize_": "model rank init select exclude min_features convolution",
     "plan_factorize": "model rank select exclude min_features convolution example",
@@ -22,7 +22,8 @@ OPTIONS = {
     "load_training": "path model optimizer scheduler",
     "export_lora": "model folder compact max_rank base_model_name task_type prefix",
     "Optimizer": (
-        "model lr rule rank_rule integrator control weight_decay max_step conditioning groups"
+        "model lr rule rank_rule integrator control weight_decay max_step turns inputs_every "
+        "conditioning groups"
     ),
     "LowRankConv2d": "factors kernel_size stride padding dilation bias base scale",
     "LowRankLinear": "factors base bias scale",

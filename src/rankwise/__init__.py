@@ -6,6 +6,7 @@ import typing
 from rankwise import adapters as adapters
 from rankwise import check as check
 from rankwise import compress as compress
+from rankwise import cost as cost
 from rankwise import distributed as distributed
 from rankwise import init as init
 from rankwise import report as report

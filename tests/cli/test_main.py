@@ -50,6 +50,18 @@ def test_a_plan_names_layers_and_reasons(tiny_encoder, capsys):
     assert "adapted: 12 layers" in printed
 
 
+def test_a_plan_of_a_batch_predicts_a_step(tiny_encoder, capsys):
+    arguments = ["plan", "--model", str(tiny_encoder), "--batch-size", "2"]
+    assert main([*arguments, "--max-length", "8"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("frozen", "low rank", "LoRA", "full", "peak MiB", "over the frozen model"):
+        assert words in printed
+    assert main([*arguments, "--max-length", "33"]) == 2
+    assert "--max-length must be at least 1 and, of this model, at most 32" in (
+        capsys.readouterr().err
+    )
+
+
 NETWORK = """
 from torch import nn
 def build(classes, size):

@@ -16,7 +16,7 @@ from rankwise.cli.main import call, commands
 sys.path.insert(0, str(DOCS / "extensions"))
 from command_line import options_of  # noqa: E402
 
-TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 MAKE = re.compile(r"(?:make|\.venv/bin/python|python) ")
 
 

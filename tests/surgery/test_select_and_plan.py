@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from machines import machine
 from rankwise.nn import LowRankLinear
 from rankwise.surgery.adapt import adapt_
 from rankwise.surgery.count import count_parameters
@@ -232,3 +233,54 @@ def test_a_model_that_is_adapted_already_is_planned_as_such():
     by_name = {layer.name: layer for layer in plan(model).layers}
     assert by_name["layer.0.attention.query"].reason == "already low rank (2)"
     assert isinstance(model.layer[0].attention.query, LowRankLinear)
+
+
+class Named(nn.Module):
+    """Takes a batch by names, or one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word, self.map = nn.Embedding(10, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, ids, mask):
+        return self.head((self.map(self.word(ids)) * mask[..., None]).sum(1))
+
+
+def test_an_example_predicts_a_step_of_this_plan_and_changes_nothing_else():
+    model, ids, mask = Named(), torch.tensor([[1, 2, 3]]), torch.ones(1, 3)
+    bare = plan(model, rank=2, select="map", train="head")
+    assert bare.step is None and "frozen model" not in str(bare)
+    batches = ({"ids": ids, "mask": mask}, (ids, mask))
+    named, ordered = (
+        plan(model, rank=2, select="map", train="head", example=batch, machine=machine(flops=1e3))
+        for batch in batches
+    )
+    assert named == ordered and named.layers == bare.layers and named.trainable == bare.trainable
+    assert str(named).startswith(str(bare)) and "over the frozen model" in str(named)
+    found = named.step
+    assert found.lora.gradients == 4 * (2 * 12 + 14)
+    assert found.low_rank.weights == 4 * (60 + 42 + 14 + 2 * 14)
+    # Two maps of three rows and of one; of the head a gradient of each kind.
+    assert found.frozen.forward == pytest.approx((2 * 3 * 36 + 2 * 12) / 1e3)
+    assert found.frozen.backward == pytest.approx(2 * (2 * 12) / 1e3)
+
+
+def test_a_tensor_is_an_example_and_frozen_layers_are_counted_as_such():
+    model = nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 6))
+    example = torch.ones(4, 6)
+    every, last = (
+        plan(model, rank=1, select=s, example=example, machine=machine(flops=1.0)).step
+        for s in (None, "2")
+    )
+    assert every.frozen.backward == 2 * 4 * 36 and last.frozen.backward == 0.0
+    assert every.frozen.forward == last.frozen.forward
+    assert every.full == last.full
+
+
+def test_an_adapted_model_is_planned_as_it_is():
+    model = nn.Sequential(nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 6))
+    adapt_(model, rank=1, select="0")
+    found = plan(model, rank=1, example=torch.ones(4, 6), machine=machine(flops=1.0))
+    assert [layer.name for layer in found.adapted] == ["2"]
+    assert found.step.low_rank.seconds > found.step.frozen.seconds

@@ -57,20 +57,34 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 
     Ordinary tensors are taken to be the same everywhere, as gradients are after a reduction.
     """
-    # A process may have an empty part, and of nothing there is no largest.
-    parts = [part for t in tensors if (part := _local(t)).numel() > 0]
-    largest = torch.nn.utils.get_total_norm(parts, float("inf"))
+    found = broken_among([_local(t) for t in tensors])
     # In the order of the parameters, for all processes have to go through them in the same one.
     meshes = dict.fromkeys(mesh for t in tensors if (mesh := _mesh(t)) is not None)
     if not meshes:
-        return bool(largest.isfinite())
+        return not bool(found)
     # A maximum over processes may lose a NaN, a count does not.
-    broken = (~largest.isfinite()).float()
+    broken = found
     for mesh in meshes:
         for group in mesh.get_all_groups():
             broken = carried(broken, group)
             dist.all_reduce(broken, group=group)
     return not bool(broken)
+
+
+def broken_among(tensors: Sequence[Tensor]) -> Tensor:
+    """1.0 if an entry is NaN or infinite, else 0.0; 0-dim, on the device of the first tensor."""
+    kinds: dict[Any, list[Tensor]] = {}
+    for t in tensors:
+        kinds.setdefault((t.device, t.dtype), []).append(t)
+    found = []
+    for (device, _), kind in kinds.items():
+        # What `GradScaler` looks with: one pass over each tensor, ten times as fast on a CPU as
+        # the largest entries are found. Its factor is one.
+        flag = torch.zeros(1, device=device)
+        torch._amp_foreach_non_finite_check_and_unscale_(kind, flag, torch.ones(1, device=device))
+        found.append(flag)
+    first = found[0].device if found else None
+    return torch.stack([flag.to(first) for flag in found]).amax() if found else torch.zeros(())
 
 
 def tensor_parallel(model: nn.Module, parts: Mapping[str, nn.Module]) -> tuple[str, str] | None:

@@ -18,6 +18,7 @@ class Coefficients(Integrator):
     same_matrix: ClassVar[bool] = True
     points: ClassVar[int] = 1
     widening: ClassVar[int] = 1
+    moves_bases: ClassVar[bool] = False
 
     def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
         D = yield f
@@ -29,7 +30,9 @@ class BasisEvery(Integrator):
     """`inner` in every `every`-th step, beginning with the first; between them the core alone.
 
     The amortised scheme of FeDLRT, GeoLoRA's code and RobustDLRT: let a rank rule of the same cycle
-    keep the new directions until its end. With `until`, bases rest for good after that many steps;
+    keep the new directions until its end. Between them a `LowRankLinear` forms the gradient of its
+    core only and keeps no input for it: cheaper than LoRA, and blind to all that its bases do not
+    span. With `until`, bases rest for good after that many steps;
     then stochastic gradients with momentum converge to a stationary point (Hnatiuk, Kusch, Kusch,
     Gauger and Walther, 2024).
     """

@@ -37,6 +37,9 @@ class Integrator(ABC):
     """How many times their width the bases have at the end of a step, before they are cut, where it
     takes stacked matrices as well as a single one; None where it does not."""
 
+    moves_bases: ClassVar[bool] = True
+    """Whether it asks for more of a displacement than its core."""
+
     @abstractmethod
     def stages(self, f: Factors, take: Callable[[Tensor], Tensor] = whole) -> Stages:
         """The step from `f`; in place of the displacement's core it takes `take(core)`.

@@ -61,9 +61,12 @@ class Factored(LowRankModule):
         return Factors(U.detach(), S.detach(), V.detach())
 
     def tangent_gradient(self) -> Tangent:
-        dK, dL, dS = self.gradient()
-        assert dK is not None and dL is not None and dS is not None
-        return Tangent(dK, dL, dS)
+        """`P(W) G`; of factors that rest, the part within the bases: `U C`, `V C^T`."""
+        dK, dL, C = self.gradient()
+        assert C is not None
+        U, _, V = self.factors()
+        K = U @ C if dK is None or "U" in self.resting else dK
+        return Tangent(K, V @ C.mT if dL is None or "V" in self.resting else dL, C)
 
     def gradient_rows(self, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         """`X` (rows, in), `D` (rows, out) with `G = D^T X`, for an input and its output gradient.

@@ -20,6 +20,8 @@ class LowRankLinear(Factored):
         scale: factor of the low-rank part, finite and not 0, fixed for good.
     """
 
+    can_rest = True
+
     def __init__(
         self,
         factors: Factors,
@@ -60,14 +62,18 @@ class LowRankLinear(Factored):
         return nn.Sequential(first, second).train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
+        U, S, V = (
+            p.detach() if name in self.resting else p
+            for name, p in zip("USV", self.factor_parameters(), strict=True)
+        )
         if self.base is None:
-            return low_rank_product(x, self.U, self.S, self.V, None, self.bias, scale=self.scale)
+            return low_rank_product(x, U, S, V, None, self.bias, scale=self.scale)
         if self.merged:
             return self.base(x)
         weight = frozen_weight(self.base)
         if weight is None:
-            return self.base(x) + low_rank_product(x, self.U, self.S, self.V, scale=self.scale)
-        return low_rank_product(x, self.U, self.S, self.V, *weight, scale=self.scale)
+            return self.base(x) + low_rank_product(x, U, S, V, scale=self.scale)
+        return low_rank_product(x, U, S, V, *weight, scale=self.scale)
 
     def extra_repr(self) -> str:
         return (

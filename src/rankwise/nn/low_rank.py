@@ -42,6 +42,13 @@ class LowRankModule(nn.Module, ABC):
     kernel_size: tuple[int, int] | None = None
     """(height, width) of the places that the weight runs over; None where it is no image."""
 
+    can_rest: ClassVar[bool] = False
+    """Whether a pass can leave the gradients of some factors out."""
+
+    resting: frozenset[str] = frozenset()
+    """Factors whose gradients the next passes leave out, where the layer can: "V" spares the input
+    of the layer, which nothing else of the pass keeps, "U" and "V" all but the core's."""
+
     replicas: Any = None
     """What keeps the factors the same on several processes, see `rankwise.distributed`."""
 
@@ -83,9 +90,9 @@ class LowRankModule(nn.Module, ABC):
         guard(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy has its own parameters, which nothing keeps together yet.
+        # A copy has its own parameters, which nothing keeps together or lets rest yet.
         state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "replicas"}
+        return {name: value for name, value in state.items() if name not in {"replicas", "resting"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

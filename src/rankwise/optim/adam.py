@@ -16,6 +16,7 @@ from rankwise.optim.update_rule import (
     check_unit_interval,
     look_ahead,
     newest,
+    with_mean_outside,
 )
 
 
@@ -79,6 +80,9 @@ class Adam(UpdateRule):
         _average(state, "row", rows, beta2)
         _average(state, "column", columns, beta2)
         _average(state, "energy", energy, beta2)
+
+    def completed(self, f: Point, gradient: T, state: State) -> T:
+        return with_mean_outside(f, gradient, state, keep=self.betas[0])
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         seen = newest(gradient, keep=self.betas[0], step=state["step"])

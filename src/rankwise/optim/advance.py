@@ -50,11 +50,13 @@ def decayed(f: P, group: dict[str, Any], steps: int = 1) -> P:
 
 def has_gradient(name: str, layer: LowRankModule) -> bool:
     """Whether the layer took part in the backward pass; ValueError if only a part of it did."""
-    present = [g is not None for g in layer.gradient()]
+    names = layer.point_type._fields
+    held = zip(names, layer.factor_parameters(), strict=True)
+    present = [p.grad is not None for name, p in held if name not in layer.resting]
     if any(present) and not all(present):
         raise ValueError(
             f"layer {name!r} has gradients for only a part of its factors; was one of "
-            f"{', '.join(layer.point_type._fields)} frozen or its `.grad` cleared after the "
+            f"{', '.join(names)} frozen or its `.grad` cleared after the "
             "optimizer was made?"
         )
     return all(present)

@@ -1,5 +1,6 @@
 """The optimizer: factors on their manifolds of low rank, everything else by AdamW."""
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -11,7 +12,9 @@ from rankwise.distributed.replicas import Replicas
 from rankwise.distributed.sharded import all_finite, shard_, total_norm
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
+from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.given import check_number
+from rankwise.numerics.manifold import TangentVector
 from rankwise.numerics.retract import whole
 from rankwise.optim.adam import Adam
 from rankwise.optim.advance import has_gradient
@@ -21,6 +24,7 @@ from rankwise.optim.arguments import (
     check_comparable,
     check_conditioning,
     check_control,
+    check_inputs_every,
     check_kind,
     check_layers,
     check_options,
@@ -35,6 +39,7 @@ from rankwise.optim.moving import WAITED, AloneArrival, Arrival, Moving
 from rankwise.optim.ownership import Version, check_untouched, claim, record
 from rankwise.optim.rank_rule import Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
+from rankwise.optim.rest import INPUT, let_rest, wake
 from rankwise.optim.step_control import StepControl
 from rankwise.optim.together import (
     align,
@@ -45,7 +50,7 @@ from rankwise.optim.together import (
     warn_if_alone,
 )
 from rankwise.optim.trust import Trust
-from rankwise.optim.update_rule import UpdateRule
+from rankwise.optim.update_rule import State, UpdateRule
 
 DEFAULT_MAX_STEP = 0.002
 COPIED = (
@@ -56,6 +61,7 @@ COPIED = (
     "control",
     "conditioning",
     "turns",
+    "inputs_every",
     "steps",
     "skipped",
     "_model",
@@ -95,6 +101,10 @@ class Optimizer(torch.optim.Optimizer):
             momentum of the gradients of all of them; >= 1. A step has as many times less linear
             algebra to do. All layers move in the first step and where ranks may change. By default
             what `rule` has in `turns`, for `Adam` 2, and 1 with other integrators than ParallelBUG.
+        inputs_every: to save memory, keep the input of each `LowRankLinear` for its backward pass
+            in one step of so many only, the layers in turn; >= 1. In its other steps the gradient
+            of `V` is taken to be its mean so far. For `Adam` and `Spectral`. An adapter's inputs
+            are a good part of what a model keeps for backward, and nothing else has need of them.
         conditioning: what keeps the singular values of each low-rank weight together, for
             robustness: one of `rankwise.robust`, e.g. `SpreadPenalty(beta=0.1)`. None: nothing. It
             acts after the step: `max_step` says nothing about what a limit takes away.
@@ -122,6 +132,7 @@ class Optimizer(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         max_step: float | None = None,
         turns: int | None = None,
+        inputs_every: int = 1,
         conditioning: Conditioning | None = None,
         groups: Iterable[dict[str, Any]] = (),
     ) -> None:
@@ -147,6 +158,8 @@ class Optimizer(torch.optim.Optimizer):
         self.turns = default if turns is None else turns
         groups = list(groups)
         check_turns(self.turns, self.integrator)
+        self.inputs_every = inputs_every
+        check_inputs_every(inputs_every, self.rule, self.integrator)
         check_combination(self.rule, self.integrator)
         check_control(self.control, {"max_step": max_step, "weight_decay": weight_decay}, groups)
         check_comparable(self.rank_rule, self.layers)
@@ -174,6 +187,12 @@ class Optimizer(torch.optim.Optimizer):
         several = self.integrator.same_matrix and self.integrator.points > 1
         self._batches = Batches(self.layers if several else [])
         claim(self, self.layers)
+        weakref.finalize(self, wake, [weakref.ref(layer) for _, layer in self.layers])
+        self._let_rest()
+
+    def _let_rest(self) -> None:
+        step = self.steps + 1
+        let_rest(self.layers, self.integrator.at(step), step, self.inputs_every)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{name: vars(self)[name] for name in COPIED}}
@@ -235,6 +254,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             dense = [p for p in group["params"] if id(p) not in factors]
             self.control.dense_step_(dense, self.state, group)
+        self._let_rest()
         self._clear()
         return loss
 
@@ -269,13 +289,17 @@ class Optimizer(torch.optim.Optimizer):
         group_of = {id(p): group for group in self.param_groups for p in group["params"]}
         return [
             Moving(
-                place, name, layer, layer.factors(), layer.tangent_gradient(),
-                state := self.state[U := layer.U], group_of[id(U)], integrator,
-                state.get(WAITED, 0) + 1,
+                place, name, layer, point := layer.factors(),
+                self._gradient_of(layer, point, state := self.state[U := layer.U]),
+                state, group_of[id(U)], integrator, state.get(WAITED, 0) + 1,
             )
             for place, (name, layer) in enumerate(self.layers)
             if has_gradient(name, layer)
         ]  # fmt: skip
+
+    def _gradient_of(self, layer: LowRankModule, point: Any, state: State) -> TangentVector:
+        gradient = layer.tangent_gradient()
+        return self.rule.completed(point, gradient, state) if layer.resting == INPUT else gradient
 
     def _arrivals(
         self, moving: list[Moving], integrator: Integrator, closure: Callable[[], Any] | None
@@ -370,6 +394,7 @@ class Optimizer(torch.optim.Optimizer):
         self.steps, self.skipped = own["steps"], own["skipped"]
         self._versions.clear()
         self._begun = False
+        self._let_rest()
         check_saved_ranks(self.layers, self.state)
 
 

@@ -15,6 +15,7 @@ from rankwise.optim.update_rule import (
     check_unit_interval,
     look_ahead,
     newest,
+    with_mean_outside,
 )
 
 
@@ -50,6 +51,9 @@ class Spectral(UpdateRule):
     def observe(self, f: Point, gradient: T, state: State) -> None:
         state["step"] = state.get("step", 0) + 1
         accumulate(state, gradient, keep=self.momentum, add=1 - self.momentum)
+
+    def completed(self, f: Point, gradient: T, state: State) -> T:
+        return with_mean_outside(f, gradient, state, keep=self.momentum)
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         return newest(gradient, keep=self.momentum, step=state["step"])

@@ -47,6 +47,13 @@ class UpdateRule(ABC):
         """Update `state` in a step in which the layer stays where it is."""
         self.direction(f, gradient, state)
 
+    def completed(self, f: Point, gradient: T, state: State) -> T:
+        """`gradient`, of which `L` is known inside of `V` only, with an estimate of the rest.
+
+        Only of rules that keep a mean of gradients, which is the estimate.
+        """
+        raise NotImplementedError(type(self).__name__)
+
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         """How a part of this step's gradient that is new at `f` enters the direction.
 
@@ -106,6 +113,15 @@ def accumulate(state: State, gradient: T, *, keep: float, add: float) -> T:
     for moment, g in zip(state["momentum"], coordinates(gradient), strict=True):
         moment.mul_(keep).add_(g, alpha=add)
     return gradient.like(*state["momentum"])
+
+
+def with_mean_outside(f: Point, gradient: T, state: State, *, keep: float) -> T:
+    """`gradient` with the mean of `L` so far in place of what lies outside of `V`."""
+    if "momentum" not in state:
+        return gradient
+    mean = state["momentum"][1] / (1 - keep ** state["step"])
+    outside = mean - f.V @ (f.V.mT @ mean)
+    return gradient.like(gradient.K, gradient.L + outside, gradient.C)
 
 
 def look_ahead(M: T, gradient: T, *, keep: float, step: int) -> T:

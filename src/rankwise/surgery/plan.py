@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from rankwise.cost.machine import Machine
+from rankwise.cost.step import StepCosts, step_costs
 from rankwise.nn.base import check_module, is_linear, is_plain, linear_shape
 from rankwise.nn.factored import Factored
 from rankwise.numerics.given import check_number
 from rankwise.surgery.count import factor_parameters, total_parameters
 from rankwise.surgery.layers import Layer, obstacle, parametric_layers
+from rankwise.surgery.places import call
 from rankwise.surgery.select import Select, choose
 from rankwise.surgery.text import aligned, grouped, title
 from rankwise.surgery.train import DenseParameter, dense_parameters
@@ -44,6 +47,8 @@ class Plan:
     """Dense parameters that train."""
     total: int
     """Parameters of the model without factors."""
+    step: StepCosts | None = None
+    """Seconds and bytes of a training step; None without an example."""
 
     @property
     def adapted(self) -> tuple[PlannedLayer, ...]:
@@ -62,7 +67,8 @@ class Plan:
     def __str__(self) -> str:
         header = ("layer", "count", "kind", "shape", "rank", "parameters", "")
         rows = [header, *(_row(group) for group in grouped(self.layers))]
-        return "\n".join([*aligned(rows, right={1, 4, 5}), "", *self._totals()])
+        step = [] if self.step is None else ["", str(self.step)]
+        return "\n".join([*aligned(rows, right={1, 4, 5}), "", *self._totals(), *step])
 
     def _totals(self) -> list[str]:
         share = f"{self.trainable / self.total:.2%}" if self.total else "0%"
@@ -86,6 +92,8 @@ def plan(
     exclude: Select = None,
     min_features: int = 0,
     train: Select = None,
+    example: Any = None,
+    machine: Machine | None = None,
 ) -> Plan:
     """What `adapt_` with the same arguments would do; changes nothing.
 
@@ -96,9 +104,16 @@ def plan(
         exclude: which of these not.
         min_features: layers with min(out, in) below this are left out.
         train: names of modules or parameters that train densely, beside the factors.
+        example: a batch: a tensor, a tuple of arguments or a dict of named ones. With it,
+            `Plan.step` predicts what a training step takes, and what LoRA and full fine-tuning
+            would. Two passes are made, forward and backward. With labels, where the model takes
+            them, the loss is counted. Fake tensors, or those on the meta device, are enough.
+        machine: of which the step is predicted; None: this one, measured in a few seconds the first
+            time. For another one `rankwise.cost.measure_machine` there.
 
     Raises:
-        ValueError: for a pattern that matches nothing, a rank below 1, lazy parameters.
+        ValueError: for a pattern that matches nothing, a rank below 1, lazy parameters; with an
+            example, where the output depends on nothing that would train.
         TypeError: for a pattern of the wrong type.
     """
     check_rank(rank)
@@ -119,7 +134,28 @@ def plan(
     dense = dense_parameters(
         model, train, frozen=[layer.module for layer in found if layer.name in adapted]
     )
-    return Plan(layers, dense, total_parameters(model))
+    return Plan(
+        layers, dense, total_parameters(model), _step(model, layers, dense, example, machine)
+    )
+
+
+def _step(
+    model: nn.Module,
+    layers: tuple[PlannedLayer, ...],
+    dense: tuple[DenseParameter, ...],
+    example: Any,
+    machine: Machine | None,
+) -> StepCosts | None:
+    if example is None:
+        return None
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return step_costs(
+        model,
+        lambda: call(model, example),
+        ranks={layer.name: layer.rank for layer in layers if not layer.reason},
+        dense=[parameters[p.name] for p in dense],
+        machine=machine,
+    )
 
 
 def check_rank(rank: int, argument: str = "rank") -> None:
