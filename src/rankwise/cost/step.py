@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from rankwise.cost.adapter import FACTOR_BYTES, Adapted, Added, lora, low_rank
 from rankwise.cost.machine import Machine
 from rankwise.cost.measure import measure_machine
-from rankwise.cost.table import sentence, table
 from rankwise.cost.operation import Operation
+from rankwise.cost.table import sentence, table
 from rankwise.cost.trace import Trace, trace
 from rankwise.cost.turn import taking_turns
 from rankwise.nn.base import linear_shape
