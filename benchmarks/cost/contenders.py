@@ -47,15 +47,22 @@ def peer(method: str) -> Builder:
     return build
 
 
-def ours(method: str = "rankwise", *, share: float | None = None) -> Builder:
-    """rankwise; ranks adapt to a budget of `share` of the parameters at the start, if there is one.
+def ours(
+    method: str = "rankwise",
+    *,
+    share: float | None = None,
+    rtol: float | None = None,
+    inputs_every: int = 1,
+) -> Builder:
+    """rankwise; ranks adapt to `share` of the parameters at the start or by a tolerance, if given.
 
     The first cut is at the end of the first cycle of 25 steps.
     """
+    options = (("inputs_every", inputs_every),)
 
     def build(workload: Workload, rank: int, steps: int) -> Arm:
         mean_rank = None if share is None else share * rank
-        setting = Setting(method, rank, DEFAULT_LR, 0, steps, mean_rank=mean_rank)
+        setting = Setting(method, rank, DEFAULT_LR, 0, steps, mean_rank, rtol, optimizer=options)
         return by_setting(setting)(workload, rank, steps)
 
     return build
@@ -74,11 +81,16 @@ def frozen(workload: Workload, rank: int, steps: int) -> Arm:
 REFERENCE = "LoRA"
 FLOOR = "frozen"
 ADAPTING = "rankwise adapting"
+"""To half of its parameters."""
+TOLERANT = "rankwise, tolerance"
+SPARING = "rankwise adapting, inputs every 4"
 CONTENDERS: dict[str, Builder] = {
     REFERENCE: peer("LoRA"),
     FLOOR: frozen,
     "rankwise": ours(),
     ADAPTING: ours(share=0.5),
+    TOLERANT: ours(rtol=0.3),
+    SPARING: ours(share=0.5, inputs_every=4),
     "AdaLoRA": peer("AdaLoRA"),
     "DoRA": peer("DoRA"),
     "rsLoRA": peer("rsLoRA"),
@@ -87,7 +99,7 @@ CONTENDERS: dict[str, Builder] = {
     "rankwise augmented": ours("rankwise augmented"),
     "rankwise abc-PSI": ours("rankwise abc-PSI"),
 }
-CORE = (REFERENCE, FLOOR, "rankwise", ADAPTING, "AdaLoRA", "DoRA")
+CORE = (REFERENCE, FLOOR, "rankwise", ADAPTING, TOLERANT, SPARING, "AdaLoRA", "DoRA")
 """Those that every case has."""
 
 

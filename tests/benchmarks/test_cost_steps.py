@@ -10,7 +10,6 @@ from torch import nn
 from pages import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from cost import pictures  # noqa: E402
 from cost.contenders import ADAPTING, CONTENDERS, FLOOR, REFERENCE, steps_always  # noqa: E402
 from cost.footprint import footprint  # noqa: E402
 from cost.gate import ratios_of  # noqa: E402
@@ -19,6 +18,8 @@ from cost.model import Case, rows_of, times  # noqa: E402
 from cost.report import report  # noqa: E402
 from cost.steps import StockAdamW, courses  # noqa: E402
 from cost.workloads import Workload  # noqa: E402
+
+from cost import pictures  # noqa: E402
 
 FLOAT, RANK, WIDTH, ROWS, LAYERS = 4, 2, 8, 5, 3
 MAPS = LAYERS * WIDTH * WIDTH

@@ -13,7 +13,8 @@ def orthonormalise(X: Tensor) -> Tensor:
     `diag(R) >= 0`, so the result does not depend on LAPACK's signs, and an `X` that is already
     orthonormal comes back as it is. Columns that add nothing are completed arbitrarily.
     """
-    return _qr(X)[0]
+    # LAPACK's Q is column-major.
+    return _qr(X)[0].contiguous()
 
 
 def augment(U: Tensor, X: Tensor) -> Tensor:
@@ -30,14 +31,22 @@ def augment(U: Tensor, X: Tensor) -> Tensor:
 def augment_with(U: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
     """`U_hat = augment(U, X)`, and `U_hat^T X` (..., min(m, r + k), k), which comes with the QR."""
     sizes = X.abs().amax(-2, keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
-    Q, R = _qr(torch.cat([U, X / sizes], dim=-1))
+    # As rows, where both are: LAPACK's columns are those.
+    Q, R = _qr(torch.cat([U.mT, (X / sizes).mT], dim=-2).mT)
     return Q, R[..., U.shape[-1] :] * sizes
+
+
+def times(Q: Tensor, A: Tensor) -> Tensor:
+    """`Q A` for tall `Q` (..., m, r) and small `A` (..., r, k), column by column.
+
+    Twice as fast as `Q @ A` at low rank where `Q` is column-major, as LAPACK's bases are; the
+    result is so too.
+    """
+    return (A.mT @ Q.mT).mT
 
 
 def _qr(X: Tensor) -> tuple[Tensor, Tensor]:
     """`X = Q R` with `diag(R) >= 0`."""
     Q, R = torch.linalg.qr(X)
     sign = torch.copysign(Q.new_ones(Q.shape[-1]), R.diagonal(dim1=-2, dim2=-1))
-    # LAPACK's Q is column-major.
-    out = torch.empty_like(Q, memory_format=torch.contiguous_format)
-    return torch.mul(Q, sign[..., None, :], out=out), R * sign[..., None]
+    return Q * sign[..., None, :], R * sign[..., None]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.orth import times
 from rankwise.numerics.retract import Spectrum, displaced, whole
 
 
@@ -49,15 +50,16 @@ class Tangent(NamedTuple):
         UU, VV = at.U.mT @ rows, at.V.mT @ columns
         KU, LV = self.K.mT @ rows, self.L.mT @ columns
         X, Y = LV - self.C @ VV, KU - self.C.mT @ UU
-        K = (self.K @ VV).add_(at.U @ X).mul_(row[..., None])
-        L = (self.L @ UU).add_(at.V @ Y).mul_(column[..., None])
+        K = times(self.K, VV).add_(times(at.U, X)).mul_(row[..., None])
+        L = times(self.L, UU).add_(times(at.V, Y)).mul_(column[..., None])
         return Tangent(K, L, KU.mT @ VV + UU @ X)
 
     def transport(self, old: Factors, new: Factors) -> "Tangent":
         UU, VV = old.U.mT @ new.U, old.V.mT @ new.V
         KU, LV = self.K.mT @ new.U, self.L.mT @ new.V
         X, Y = LV - self.C @ VV, KU - self.C.mT @ UU
-        K, L = (self.K @ VV).add_(old.U @ X), (self.L @ UU).add_(old.V @ Y)
+        K = times(self.K, VV).add_(times(old.U, X))
+        L = times(self.L, UU).add_(times(old.V, Y))
         return Tangent(K, L, KU.mT @ VV + UU.mT @ X)
 
     def displaced(self, at: Factors, take: Callable[[Tensor], Tensor] = whole) -> Spectrum:

@@ -14,12 +14,13 @@ from torch import Tensor
 from rankwise.integrators.integrator import step
 from rankwise.nn.factored import Factored
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.orth import times
 from rankwise.numerics.retract import Spectrum, whole
 from rankwise.numerics.tangent import Tangent
 from rankwise.optim.advance import decayed
 from rankwise.optim.moving import WAITED, Moving, Shaping
 from rankwise.optim.rank_rule import Candidates
-from rankwise.optim.stack import columns_kept, filled
+from rankwise.optim.stack import columns, columns_kept, corners, filled, filled_columns
 from rankwise.optim.step_control import StepControl
 from rankwise.optim.update_rule import State, UpdateRule
 
@@ -56,11 +57,11 @@ class StackArrival(NamedTuple):
         shaped = [shapings[moving.place] for moving in self.members]
         new = cut(self.spectrum, kept, shaped)
         rule.transport(self.start, new, self.gradient, self.state)
-        for i, (moving, rank) in enumerate(zip(self.members, kept, strict=True)):
-            moving.state.update(unstacked(self.state, i, rank))
+        remember(self.members, self.state, kept)
+        parts = columns(new.U, kept), corners(new.S, kept), columns(new.V, kept)
+        for moving, *factors in zip(self.members, *parts, strict=True):
             moving.state.pop(WAITED, None)
-            U, S, V = (t[i] for t in new)
-            moving.layer.set_factors_(Factors(U[:, :rank], S[:rank, :rank], V[:, :rank]))
+            moving.layer.set_factors_(Factors(*factors))
 
 
 def together(moving: Sequence[Moving], rule: UpdateRule) -> list[list[Moving]]:
@@ -86,17 +87,19 @@ def observe_stack(members: Sequence[Moving], rule: UpdateRule) -> None:
     """Let `rule` remember the gradients of `members`, which stay where they are."""
     start, gradient, state = _joined_all(members, rule)
     rule.observe(start, gradient, state)
-    for i, m in enumerate(members):
-        m.state.update(unstacked(state, i, m.gradient.C.shape[0]))
+    remember(members, state, [m.point.rank for m in members])
 
 
 def _joined_all(members: Sequence[Moving], rule: UpdateRule) -> tuple[Factors, Tangent, State]:
     factors = [m.point for m in members]
     rank = max(f.rank for f in factors)
     sizes = [(factors[0].shape[0], rank), (rank, rank), (factors[0].shape[1], rank)]
-    start = Factors(*map(filled, zip(*factors, strict=True), sizes))
+    U, S, V = zip(*factors, strict=True)
+    start = Factors(filled_columns(U, sizes[0]), filled(S, sizes[1]), filled_columns(V, sizes[2]))
     K, L, C = zip(*(m.gradient for m in members), strict=True)
-    gradient = Tangent(filled(K, sizes[0]), filled(L, sizes[2]), filled(C, sizes[1]))
+    gradient = Tangent(
+        filled_columns(K, sizes[0]), filled_columns(L, sizes[2]), filled(C, sizes[1])
+    )
     state = stacked([m.state for m in members], rule, [t.shape[1:] for t in gradient])
     return start, gradient, state
 
@@ -137,7 +140,7 @@ def cut(s: Spectrum, ranks: Sequence[int], shapings: Sequence[Shaping]) -> Facto
     if any(shaped is not whole for shaped in shapings):
         rows = zip(sigma.unbind(), ranks, shapings, strict=True)
         sigma = filled([shaped(row[:rank]) for row, rank, shaped in rows], (width,))
-    return Factors(s.frame.U_hat @ P, torch.diag_embed(sigma), s.frame.V_hat @ Q)
+    return Factors(times(s.frame.U_hat, P), torch.diag_embed(sigma), times(s.frame.V_hat, Q))
 
 
 def stacked(states: Sequence[State], rule: UpdateRule, sizes: Sequence[torch.Size]) -> State:
@@ -152,18 +155,19 @@ def stacked(states: Sequence[State], rule: UpdateRule, sizes: Sequence[torch.Siz
 def _joined(values: Sequence[Any], sizes: Sequence[torch.Size]) -> Any:
     first = values[0]
     if isinstance(first, tuple):
-        parts = zip(*values, strict=True)
-        return tuple(filled(part, size) for part, size in zip(parts, sizes, strict=True))
+        (K, L, C), (m, n, r) = zip(*values, strict=True), sizes
+        return filled_columns(K, m), filled_columns(L, n), filled(C, r)
     return torch.stack(list(values)) if isinstance(first, Tensor) else first
 
 
-def unstacked(state: State, i: int, rank: int) -> State:
-    """The part of layer number `i`, with `rank` columns of its coordinates."""
-    return {name: _part(value, i, rank) for name, value in state.items()}
-
-
-def _part(value: Any, i: int, rank: int) -> Any:
-    if isinstance(value, tuple):
-        K, L, C = (t[i] for t in value)
-        return K[:, :rank], L[:, :rank], C[:rank, :rank]
-    return value[i] if isinstance(value, Tensor) else value
+def remember(members: Sequence[Moving], state: State, ranks: Sequence[int]) -> None:
+    """Give each of `members` its part of `state`, coordinates with `ranks` columns."""
+    for name, value in state.items():
+        parts: Sequence[Any]
+        if isinstance(value, tuple):
+            K, L, C = value
+            parts = list(zip(columns(K, ranks), columns(L, ranks), corners(C, ranks), strict=True))
+        else:
+            parts = value.unbind() if isinstance(value, Tensor) else [value] * len(members)
+        for m, part in zip(members, parts, strict=True):
+            m.state[name] = part

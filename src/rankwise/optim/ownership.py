@@ -3,8 +3,6 @@
 import weakref
 from typing import Any, TypeAlias
 
-import torch
-
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.optim.layers import NamedLayer
@@ -14,7 +12,7 @@ _owners: _Owners = weakref.WeakKeyDictionary()
 
 MAX_DEFECT = 1e-3
 
-Version = tuple[list[torch.Size], int]
+Version = tuple[int, ...]
 """Changes with every write to the factors of a layer."""
 
 
@@ -76,5 +74,5 @@ def check_orthonormal(name: str, layer: LowRankModule) -> None:
 
 
 def _version(layer: LowRankModule) -> Version:
-    factors = layer.factor_parameters()
-    return [p.shape for p in factors], sum(p._version for p in factors)
+    U, core, V = layer.factor_parameters()
+    return U.shape[1], V.shape[1], U._version + core._version + V._version

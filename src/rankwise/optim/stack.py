@@ -19,6 +19,11 @@ def filled(parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     return stack
 
 
+def filled_columns(parts: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """The same of tall matrices (m, k), column by column in memory, see `times`."""
+    return filled([part.mT for part in parts], shape[::-1]).mT
+
+
 def columns_kept(stack: Tensor, counts: Sequence[int]) -> Tensor:
     """Stacked matrices (B, m, k) with zeros behind the first `counts[i]` columns of each."""
     width = stack.shape[-1]
@@ -27,3 +32,17 @@ def columns_kept(stack: Tensor, counts: Sequence[int]) -> Tensor:
     counted = torch.tensor(list(counts), device=stack.device)
     kept = torch.arange(width, device=stack.device) < counted[:, None]
     return stack * kept[:, None, :]
+
+
+def columns(stack: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    """The first `counts[i]` columns of each matrix of a stack (B, m, k)."""
+    if all(count == stack.shape[-1] for count in counts):
+        return stack.unbind()
+    return [t[:, :count] for t, count in zip(stack.unbind(), counts, strict=True)]
+
+
+def corners(stack: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    """The first `counts[i]` rows and columns of each matrix of a stack (B, k, k)."""
+    if all(count == stack.shape[-1] for count in counts):
+        return stack.unbind()
+    return [t[:count, :count] for t, count in zip(stack.unbind(), counts, strict=True)]

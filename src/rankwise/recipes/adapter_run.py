@@ -92,14 +92,17 @@ def exported(run: Run, base_model_name: str, *, task_type: str, prefix: str) -> 
 def _optimizer(
     options: FinetuneOptions, model: nn.Module, groups: Sequence[dict[str, Any]]
 ) -> Optimizer:
-    rule, conditioning = options.update_rule(), options.conditioning()
+    own: dict[str, Any] = {
+        "rule": options.update_rule(),
+        "conditioning": options.conditioning(),
+        "inputs_every": options.inputs_every,
+    }
     if options.rate_free:
-        return Optimizer(model, rule=rule, control=RateFree(), conditioning=conditioning)
+        return Optimizer(model, control=RateFree(), **own)
     return Optimizer(
         model,
         lr=options.lr,
-        rule=rule,
-        conditioning=conditioning,
         weight_decay=options.weight_decay,
         groups=list(groups),
+        **own,
     )

@@ -87,6 +87,8 @@ class FinetuneOptions:
     """Rows in a step [16; language model: 2]."""
     steps: int | None = None
     """Number of steps [150; language model: 60]."""
+    inputs_every: int = 1
+    """To save memory: keep each layer's input for backward in one step of so many only."""
     max_length: int | None = None
     """Tokens after which a row is cut [128, of built-in reviews 40; language model: 256]."""
     train_on_prompts: bool = False
@@ -120,7 +122,7 @@ class FinetuneOptions:
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        for name in ("rank", "save_every"):
+        for name in ("rank", "save_every", "inputs_every"):
             require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
         for name in ("batch_size", "steps", "budget", "max_length", "threads"):
             value = getattr(self, name)
@@ -147,6 +149,11 @@ class FinetuneOptions:
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are different rank rules; give one of them")
         self.conditioning()
+        if self.inputs_every > 1 and self.rule not in ("adam", "spectral"):
+            raise ValueError(
+                f"--inputs-every {self.inputs_every} needs a rule that keeps a mean of gradients, "
+                f"adam or spectral, and --rule is {self.rule}"
+            )
         if self.rate_free:
             for name, default in (("lr", DEFAULT_LR), ("head_lr", DEFAULT_HEAD_LR)):
                 value = getattr(self, name)
