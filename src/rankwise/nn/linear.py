@@ -62,10 +62,12 @@ class LowRankLinear(Factored):
         return nn.Sequential(first, second).train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        U, S, V = (
-            p.detach() if name in self.resting else p
-            for name, p in zip("USV", self.factor_parameters(), strict=True)
-        )
+        U, S, V = self.factor_parameters()
+        if self.resting:
+            U, S, V = (
+                p.detach() if n in self.resting else p
+                for n, p in zip("USV", (U, S, V), strict=True)
+            )
         if self.base is None:
             return low_rank_product(x, U, S, V, None, self.bias, scale=self.scale)
         if self.merged:
