@@ -55,8 +55,6 @@ class Options:
     rounds: int = 5
     steps: int = 3
     """Of each way in a round."""
-    bases_every: int = 1
-    """What the optimizer does: bases move in every so-manieth step."""
     output: Path = Path("runs/bench/cost_model.json")
 
 
@@ -142,13 +140,12 @@ def loss_of(out: Any) -> Tensor:
     return out.square().mean() if loss is None else loss
 
 
-def predicted(subject: Subject, rank: int, bases_every: int) -> StepCosts:
+def predicted(subject: Subject, rank: int) -> StepCosts:
     return step_costs(
         subject.model,
         lambda: call(subject.model, subject.example),
         ranks=dict.fromkeys(subject.maps, rank),
         machine=measure_machine(again=True),
-        bases_every=bases_every,
     )
 
 
@@ -159,7 +156,7 @@ def seconds(subject: Subject, rank: int, options: Options) -> dict[str, list[dic
     for trainer in trainers.values():
         trainer.step()
     for _ in range(options.rounds):
-        costs = predicted(subject, rank, options.bases_every).rows()
+        costs = predicted(subject, rank).rows()
         times: dict[str, list[tuple[float, float, float]]] = {way: [] for way in WAYS}
         for _ in range(options.steps):
             for way, trainer in trainers.items():
@@ -246,7 +243,7 @@ def main(options: Options) -> None:
         subject = TASKS[name]()
         call(subject.model, subject.example)
         for rank in options.ranks:
-            cost = predicted(subject, rank, options.bases_every).rows()
+            cost = predicted(subject, rank).rows()
             bytes_ = peaks(name, rank)
             found = seconds(subject, rank, options)
             for way in WAYS:

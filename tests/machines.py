@@ -22,6 +22,7 @@ def machine(
         rows=product,
         columns=product,
         inner=product,
+        stacked=product,
         memory=Rate((1.0,), (memory,)),
         transcendental=slow,
         random=slow,
@@ -29,5 +30,7 @@ def machine(
         singular=linear,
         adamw=Rate((1.0,), (adamw,)),
         call=call,
+        forward_call=call,
+        backward_call=call,
         adamw_call=call,
     )._replace(**other)

@@ -75,9 +75,9 @@ FEDERATE = (
 )
 FINETUNE = (
     "model data task text_column label_column eval_data eval_fraction rank budget rtol fixed_rank "
-    "rule lr head_lr rate_free weight_decay beta batch_size steps max_length train_on_prompts pack "
-    "sample_tokens checkpointing bfloat16 quantize select scale seed output resume overwrite "
-    "save_every threads"
+    "rule lr head_lr rate_free weight_decay beta batch_size steps inputs_every max_length "
+    "train_on_prompts pack sample_tokens checkpointing bfloat16 quantize select scale seed output "
+    "resume overwrite save_every threads"
 )
 TRAIN = (
     "data model keep tolerance epochs steps lr weight_decay beta max_norm max_condition "

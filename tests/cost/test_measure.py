@@ -14,9 +14,10 @@ def test_speeds_are_positive_and_measured_once():
     assert measure_machine("cpu", torch.float32) is found
     assert found.call > 0 and found.adamw_call > 0 and not found.overlaps
     rates = [v for v in found if hasattr(v, "speeds")]
-    assert len(rates) == 7
+    assert len(rates) == 8
     for rate in rates:
         assert all(0 < speed < 1e15 for speed in rate.speeds)
+    assert found.forward_call > 0 and found.backward_call > 0
     # Wide products are faster than thin ones, on anything.
     assert found.rows.at(512) > found.rows.at(1)
 

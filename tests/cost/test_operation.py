@@ -26,13 +26,15 @@ def test_a_product_with_a_bias_and_a_stack_of_products():
     assert with_bias.product == product(5, 6, 7, 4).product
     assert with_bias.bytes == product(5, 6, 7, 4).bytes + 4 * 7
     stack = seen(aten.bmm.default, torch.ones(3, 5, 6), torch.ones(3, 6, 7))
-    assert stack.product == product(5, 6, 7, 4).product._replace(flops=3 * 2 * 5 * 6 * 7)
+    assert stack.product == product(5, 6, 7, 4).product._replace(
+        flops=3 * 2 * 5 * 6 * 7, stacked=True
+    )
 
 
 def test_a_convolution_runs_as_a_product_over_its_places():
     x, w = torch.ones(2, 3, 8, 8), torch.ones(4, 3, 3, 3)
     args = (x, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
-    assert seen(aten.convolution.default, *args).product == (72, 4, 27, 2 * 72 * 4 * 27)
+    assert seen(aten.convolution.default, *args).product == (72, 4, 27, 2 * 72 * 4 * 27, False)
 
 
 def test_attention_is_two_products_and_an_exponential_of_each_pair():
@@ -43,8 +45,9 @@ def test_attention_is_two_products_and_an_exponential_of_each_pair():
 
 
 @pytest.mark.parametrize("view", [aten.t.default, aten.detach.default, aten.alias.default])
-def test_a_view_is_free(view):
-    assert seen(view, torch.ones(5, 6)) is None
+def test_a_view_is_a_call_that_moves_nothing(view):
+    assert seen(view, torch.ones(5, 6)) == Operation()
+    assert machine(flops=1.0, memory=1.0).seconds([seen(view, torch.ones(5, 6))]) == 0.0
 
 
 def test_what_is_computed_in_place_moves_its_bytes():
@@ -67,6 +70,7 @@ def test_numbers_that_take_long_are_counted_once():
     x = torch.ones(5, 6)
     assert seen(aten.gelu.default, x).transcendental == 30
     assert seen(aten._softmax.default, x, -1, False).transcendental == 30
+    assert seen(aten._safe_softmax.default, x, -1).transcendental == 30
     assert seen(aten.native_dropout.default, x, 0.5, True).random == 30
     assert seen(aten.sigmoid_.default, x).transcendental == 30
     for simple in (seen(aten.add.Tensor, x, x), seen(aten.relu.default, x)):
@@ -104,6 +108,21 @@ def test_the_speed_of_a_product_is_that_of_its_least_extent(shape, speed):
         rows=Rate((2.0,), (1.0,)), columns=Rate((2.0,), (10.0,)), inner=Rate((2.0,), (100.0,))
     )
     assert speeds.seconds([product(*shape, 4)]) == pytest.approx(2 * 2 * 64 * 64 / speed)
+
+
+def test_a_stack_is_no_faster_than_its_small_products():
+    small = product(8, 8, 8, 4)
+    stack = small._replace(product=small.product._replace(stacked=True))
+    speeds = machine(flops=100.0, stacked=Rate((4.0, 16.0), (1.0, 4.0)))
+    assert speeds.seconds([small]) == pytest.approx(2 * 512 / 100)
+    assert speeds.seconds([stack]) == pytest.approx(2 * 512 / 2)
+    assert machine(flops=100.0).seconds([stack]) == pytest.approx(2 * 512 / 100)
+
+
+def test_a_pass_has_calls_of_its_own():
+    work = [Operation(), Operation(calls=2.0)]
+    assert machine(call=2.0).seconds(work) == pytest.approx(6.0)
+    assert machine(call=2.0).seconds(work, 10.0) == pytest.approx(30.0)
 
 
 def test_linear_algebra_by_its_sizes():

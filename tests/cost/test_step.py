@@ -7,6 +7,7 @@ from torch import nn
 from machines import machine
 from rankwise.cost import step_costs
 from rankwise.cost.adapter import Adapted, lora, low_rank
+from rankwise.optim.adam import Adam
 
 BATCH = 5
 MIB = 2**20
@@ -28,7 +29,7 @@ def mlp(between=None):
 
 
 def test_memory_by_hand():
-    found = costs(mlp(), torch.ones(BATCH, 6), bases_every=1)
+    found = costs(mlp(), torch.ones(BATCH, 6))
     weights = 4 * (60 + 10 + 40 + 4)
     two, three = 4 * 2 * (6 + 10 + 10 + 4), 4 * 2 * (6 + 10 + 2 + 10 + 4 + 2)
     hidden, thin = 4 * BATCH * 10, 2 * 4 * BATCH * 2
@@ -40,18 +41,17 @@ def test_memory_by_hand():
     assert found.full[3:7] == (weights, weights, 2 * weights, 2 * hidden)
 
 
-def test_bases_that_rest_need_neither_their_input_nor_a_gradient():
-    always, seldom = (costs(mlp(), torch.ones(BATCH, 6), bases_every=k).low_rank for k in (1, 10))
+def test_inputs_that_are_seldom_kept_save_themselves_and_a_gradient():
+    always, seldom = (costs(mlp(), torch.ones(BATCH, 6), inputs_every=k).low_rank for k in (1, 10))
     hidden = 4 * BATCH * 10
     assert always.saved - seldom.saved == round(0.9 * hidden)
-    factors, core = 4 * 2 * (18 + 16), 4 * 2 * 4
-    assert seldom.gradients == core + round(0.1 * (factors - core))
+    assert always.gradients - seldom.gradients == round(0.9 * 4 * 2 * (6 + 10))
     assert seldom.state == always.state
 
 
 def test_seconds_by_hand():
     speed = 1e3
-    found = costs(mlp(), torch.ones(BATCH, 6), speeds=machine(flops=speed), bases_every=1)
+    found = costs(mlp(), torch.ones(BATCH, 6), speeds=machine(flops=speed))
     first, second = 2 * BATCH * 60, 2 * BATCH * 40
     assert found.frozen.forward == pytest.approx((first + second) / speed)
     assert found.frozen.backward == pytest.approx(second / speed)
@@ -83,17 +83,28 @@ def test_more_rank_or_rows_never_cost_less(name):
         last = new
 
 
-def test_resting_longer_never_costs_more():
+def test_fewer_turns_never_cost_less():
     speeds = machine(flops=1e3, memory=1e3, call=1e-3, algebra=1e3)
     steps = [
-        costs(mlp(), torch.ones(BATCH, 6), speeds=speeds, bases_every=k).low_rank
-        for k in (1, 2, 4, 100)
+        costs(mlp(), torch.ones(BATCH, 6), speeds=speeds, turns=k).low_rank for k in (1, 2, 4, 100)
     ]
     for more, less in zip(steps, steps[1:], strict=False):
-        assert less.seconds < more.seconds and less.peak <= more.peak
-        assert less.forward == more.forward
-    with pytest.raises(ValueError, match="`bases_every` must be at least 1 step, got 0"):
-        costs(mlp(), torch.ones(BATCH, 6), bases_every=0)
+        assert less.optimizer < more.optimizer
+        assert less._replace(optimizer=0.0) == more._replace(optimizer=0.0)
+
+
+def test_turns_are_those_of_the_default_rule():
+    speeds = machine(call=1e-3, algebra=1e3)
+    default, two = (
+        costs(mlp(), torch.ones(BATCH, 6), speeds=speeds, **o) for o in ({}, {"turns": Adam.turns})
+    )
+    assert default == two
+
+
+@pytest.mark.parametrize("name", ["turns", "inputs_every"])
+def test_less_than_one_step_is_told(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1 step, got 0"):
+        costs(mlp(), torch.ones(BATCH, 6), **{name: 0})
 
 
 def test_a_frozen_model_costs_least():
@@ -158,7 +169,7 @@ def test_a_model_without_linear_maps():
 
 def test_numbers_of_other_types():
     model = mlp().to(torch.bfloat16)
-    found = costs(model, torch.ones(BATCH, 6, dtype=torch.bfloat16), bases_every=1)
+    found = costs(model, torch.ones(BATCH, 6, dtype=torch.bfloat16))
     assert found.frozen.weights == 2 * 114 and found.frozen.saved == 2 * BATCH * 10
     assert found.lora.gradients == 4 * 2 * 30  # Factors are float32 on any base.
 
@@ -202,9 +213,9 @@ def test_the_optimizer_really_keeps_so_many_numbers(rank):
 
 def test_adapters_of_one_layer_by_hand():
     layer = Adapted(m=7, n=5, rank=2, rows=3, passes_on=False, size=4)
-    two, three = lora(layer), low_rank(layer, bases_every=2)
+    two, three = lora(layer), low_rank(layer, inputs_every=2)
     assert (two.trained, two.moments, two.stepped) == (24, 48, (10, 14))
-    assert (three.trained, three.keeps_input, three.gradients) == (28, 0.5, 4 + 0.5 * 24)
+    assert (three.trained, three.keeps_input, three.gradients) == (28, 0.5, 28 - 0.5 * 10)
     assert two.saved == three.saved == 4 * 3 * 2
 
 

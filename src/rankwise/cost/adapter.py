@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from rankwise.cost.operation import Operation, product
+from rankwise.nn.function import WIDE
 
 
 class Adapted(NamedTuple):
@@ -26,7 +27,6 @@ class Added(NamedTuple):
 
     forward: tuple[Operation, ...]
     backward: tuple[Operation, ...]
-    optimizer: tuple[Operation, ...]
     saved: float
     """Bytes kept for backward beside the layer's input."""
     keeps_input: float
@@ -38,23 +38,13 @@ class Added(NamedTuple):
     moments: int
     """Numbers that the optimizer keeps."""
     stepped: tuple[int, ...]
-    """Sizes of parameters that AdamW steps, beside `optimizer`."""
+    """Sizes of parameters that AdamW steps."""
 
 
 FACTOR_BYTES = 4
 """Factors, their gradients and moments are float32."""
-BASES_EVERY = 4
-"""The bases of a layer move in every so-manieth step, by `rankwise.Optimizer`'s default."""
-LORA_CALLS = 8.0
-"""Calls beside the products in both passes of a LoRA layer: autograd's, PEFT's own."""
-FACTOR_CALLS = 12.0
-"""The same of a low-rank layer: transposed factors, the function's own."""
-REST_CALLS = 120.0
-"""Small operations of `rankwise.Adam` and the retraction on one layer whose bases rest."""
-MOVE_CALLS = 160.0
-"""The same where they move."""
-MOVE_PRODUCTS = 10
-"""Products `(m + n) r^2` of that: new coordinates, momentum before and after, the cut."""
+FACTOR_CALLS = (18.0, 5.0)
+"""Calls of a low-rank layer's own in both passes, beside the products: checks, transposes."""
 
 
 def lora(layer: Adapted) -> Added:
@@ -64,7 +54,7 @@ def lora(layer: Adapted) -> Added:
     summed = Operation(bytes=5 * wide * size, calls=2)
     forward = (product(b, n, r, size), product(b, r, m, size), summed)
     backward = [
-        Operation(bytes=2 * wide * size, calls=LORA_CALLS),
+        Operation(bytes=2 * wide * size),
         product(b, m, r, size),
         product(m, b, r, size),
         product(r, b, n, size),
@@ -75,7 +65,6 @@ def lora(layer: Adapted) -> Added:
     return Added(
         forward,
         tuple(backward),
-        (),
         thin * size,
         1.0,
         numbers,
@@ -85,62 +74,50 @@ def lora(layer: Adapted) -> Added:
     )
 
 
-def low_rank(layer: Adapted, *, bases_every: int = BASES_EVERY) -> Added:
-    """`y + s x (U S V^T)^T` in one function, trained by `rankwise.Adam`.
+def low_rank(layer: Adapted, *, inputs_every: int = 1) -> Added:
+    """`y + s x (U S V^T)^T` in one function, trained by `rankwise.Optimizer`.
 
-    Gradients with respect to `U` and `V`, for which the input is kept, and the linear algebra of
-    their step are needed in one of `bases_every` steps; the others train the core alone.
+    The input, and the gradient of `V` for which it is kept, are needed in one of `inputs_every`
+    steps.
     """
     m, n, r, b, passes_on, size = layer
-    moving = 1.0 / bases_every
-    forward = (
-        product(r, n, b, size),
-        product(r, r, b, size),
-        product(b, r, m, size),
-        Operation(bytes=3 * b * m * size, calls=FACTOR_CALLS / 2),
+    keeps = 1.0 / inputs_every
+    forward, backward = FACTOR_CALLS
+    ahead = (
+        _thin(r, n, b, size),
+        product(b, r, r, size),
+        _into(b, r, m, size),
+        Operation(calls=forward),
     )
-    backward = [
-        product(r, m, b, size),
+    back = [
+        _thin(r, m, b, size),
+        _thin(r, b, m, size),
         product(r, b, r, size),
-        Operation(calls=FACTOR_CALLS / 2),
-        *_share(moving, product(r, b, m, size), product(r, b, n, size)),
+        _thin(r, b, n, size)._replace(often=keeps),
+        Operation(calls=backward),
     ]
     if passes_on:
-        backward += [
-            product(r, r, b, size),
-            product(b, r, n, size),
-            Operation(bytes=3 * b * n * size),
-        ]
-    core, factors = r * r, r * (m + n + r)
+        back += [product(b, r, r, size), _into(b, r, n, size)]
+    factors = r * (m + n + r)
     return Added(
-        forward,
-        tuple(backward),
-        (*_share(1 - moving, *_rest(r)), *_share(moving, *_move(m, n, r))),
+        ahead,
+        tuple(back),
         r * b * size,
-        moving,
+        keeps,
         factors,
-        core + moving * (factors - core),
+        factors - (1.0 - keeps) * r * n,
         factors + m + n + 1,
         (),
     )
 
 
-def _share(often: float, *operations: Operation) -> list[Operation]:
-    return [operation._replace(often=often) for operation in operations]
+def _thin(rank: int, inner: int, long: int, size: int) -> Operation:
+    """Small ranks are the rows of a product, for which BLAS is faster; others its columns."""
+    rows, columns = (rank, long) if rank < WIDE else (long, rank)
+    return product(rows, inner, columns, size)
 
 
-def _rest(r: int) -> tuple[Operation, ...]:
-    """A step of the core: the spectrum of the direction, and of the end."""
-    return (Operation(singular=r), Operation(singular=r), Operation(calls=REST_CALLS))
-
-
-def _move(m: int, n: int, r: int) -> tuple[Operation, ...]:
-    """The same at size `2 r`, in augmented bases, which are then cut."""
-    return (
-        Operation(orthogonal=(m, min(m, 2 * r))),
-        Operation(orthogonal=(n, min(n, 2 * r))),
-        Operation(singular=min(m, n, 2 * r)),
-        Operation(singular=min(m, n, 2 * r)),
-        *[product(m + n, r, r, FACTOR_BYTES)] * MOVE_PRODUCTS,
-        Operation(calls=MOVE_CALLS),
-    )
+def _into(rows: int, inner: int, columns: int, size: int) -> Operation:
+    """A product that is added to what is there."""
+    one = product(rows, inner, columns, size)
+    return one._replace(bytes=one.bytes + rows * columns * size)

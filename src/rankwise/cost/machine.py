@@ -20,6 +20,8 @@ class Machine(NamedTuple):
     """The same of those whose columns are, in which BLAS is slow."""
     inner: Rate
     """The same of those whose inner length is."""
+    stacked: Rate
+    """At most so many flops a second has a stack of products, by the cube root of one's size."""
     memory: Rate
     """Bytes a second, read and written, by the bytes of one operation."""
     transcendental: float
@@ -34,17 +36,22 @@ class Machine(NamedTuple):
     """Numbers a second that `torch.optim.AdamW` steps, by the numbers of one parameter."""
     call: float
     """Seconds of a call that computes next to nothing."""
+    forward_call: float
+    """The same in a forward pass, where modules are called and a graph is made."""
+    backward_call: float
+    """The same in a backward pass."""
     adamw_call: float
     """Seconds that AdamW takes for a parameter of one number."""
     overlaps: bool = False
     """Whether the device computes while the host calls."""
 
-    def seconds(self, operations: Iterable[Operation]) -> float:
-        """Of operations one after another."""
+    def seconds(self, operations: Iterable[Operation], call: float | None = None) -> float:
+        """Of operations one after another, `call` seconds beside each; by default `self.call`."""
+        call = self.call if call is None else call
         busy = calling = 0.0
         for operation in operations:
             busy += operation.often * self._busy(operation)
-            calling += operation.often * operation.calls * self.call
+            calling += operation.often * operation.calls * call
         return max(busy, calling) if self.overlaps else busy + calling
 
     def adamw_seconds(self, sizes: Sequence[int]) -> float:
@@ -68,4 +75,8 @@ class Machine(NamedTuple):
     def _multiplying(self, product: Product) -> float:
         speeds = {product.rows: self.rows, product.columns: self.columns, product.inner: self.inner}
         least = min(speeds)
-        return product.flops / speeds[least].at(least)
+        speed = speeds[least].at(least)
+        if product.stacked:
+            size = product.rows * product.columns * product.inner
+            speed = min(speed, self.stacked.at(size ** (1 / 3)))
+        return product.flops / speed

@@ -1,6 +1,5 @@
 """Finding out what a machine can do, in a few seconds."""
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from rankwise.cost.calls import clock_of, passes_of_calls
 from rankwise.cost.machine import Machine
 from rankwise.cost.rate import Rate
 
@@ -18,8 +18,12 @@ LEAST = (1, 4, 8, 16, 32, 64, 128, 512)
 BYTES = (2**14, 2**18, 2**21, 2**23, 2**25, 2**27)
 KEPT = 2**26
 """Bytes read and written until memory is free again."""
+STACKED = 64
+SIZES = (4, 8, 16, 32, 64, 128)
 COLUMNS = (2, 8, 16, 32, 64, 128)
 TALL = 768
+TOGETHER = 4
+"""Matrices that are decomposed in one call, as those of layers are."""
 NUMBERS = 2**20
 PARAMETERS = (2**14, 2**18, 2**20, 2**23)
 MANY = 64
@@ -89,20 +93,25 @@ class _Place(NamedTuple):
 
 def _measure(place: _Place, factors: _Place) -> Machine:
     rows, columns, inner = zip(*(_products(place, d) for d in LEAST), strict=True)
+    drawn = place.ones(NUMBERS)
     numbers, one = place.ones(NUMBERS), place.ones(1).requires_grad_()
+    forward, backward = passes_of_calls(place.device, clock_of(place.device))
     tiny = factors.seconds(_adamw(list(factors.ones(MANY)))) / MANY
     return Machine(
         device=str(place.device),
         rows=Rate(LEAST, rows),
         columns=Rate(LEAST, columns),
         inner=Rate(LEAST, inner),
+        stacked=Rate(SIZES, tuple(_stack(place, size) for size in SIZES)),
         memory=Rate(BYTES, tuple(size / _sum(place, size) for size in BYTES)),
         transcendental=NUMBERS / place.seconds(lambda: torch.nn.functional.gelu(numbers)),
-        random=NUMBERS / place.seconds(lambda: torch.nn.functional.dropout(numbers, 0.1)),
+        random=NUMBERS / place.seconds(lambda: drawn.bernoulli_(0.9)),
         orthogonal=Rate(COLUMNS, tuple(_qr(factors, c) for c in COLUMNS)),
         singular=Rate(COLUMNS, tuple(_svd(factors, c) for c in COLUMNS)),
         adamw=Rate(PARAMETERS, tuple(_stepped(factors, size, tiny) for size in PARAMETERS)),
         call=place.seconds(lambda: one * 2.0),
+        forward_call=forward,
+        backward_call=backward,
         adamw_call=tiny,
         overlaps=place.device.type != "cpu",
     )
@@ -127,14 +136,19 @@ def _sum(place: _Place, size: int) -> float:
     return place.seconds(lambda: [a + a for _ in range(count)]) / count
 
 
+def _stack(place: _Place, size: int) -> float:
+    a, b = place.ones(STACKED, size, size), place.ones(STACKED, size, size)
+    return 2.0 * STACKED * size**3 / place.seconds(lambda: a @ b)
+
+
 def _qr(place: _Place, columns: int) -> float:
-    a = place.draw(TALL, columns)
-    return 2.0 * TALL * columns**2 / place.seconds(lambda: torch.linalg.qr(a))
+    a = place.draw(TOGETHER, TALL, columns)
+    return 2.0 * TOGETHER * TALL * columns**2 / place.seconds(lambda: torch.linalg.qr(a))
 
 
 def _svd(place: _Place, size: int) -> float:
-    a = place.draw(size, size)
-    return 20.0 * size**3 / place.seconds(lambda: torch.linalg.svd(a))
+    a = place.draw(TOGETHER, size, size)
+    return 20.0 * TOGETHER * size**3 / place.seconds(lambda: torch.linalg.svd(a))
 
 
 def _stepped(place: _Place, size: int, call: float) -> float:
@@ -150,15 +164,12 @@ def _adamw(tensors: list[Tensor]) -> Callable[[], object]:
 
 def shortest(action: Callable[[], object], device: torch.device) -> float:
     """Seconds of one `action`: the least mean over calls in a row."""
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.thread_time if alone else time.perf_counter
+    clock = clock_of(device)
 
     def seconds(count: int) -> float:
-        _wait(device)
         start = clock()
         for _ in range(count):
             action()
-        _wait(device)
         return clock() - start
 
     seconds(1)
@@ -166,8 +177,3 @@ def shortest(action: Callable[[], object], device: torch.device) -> float:
     while (took := seconds(count)) < SHORTEST:
         count = max(2 * count, int(count * SHORTEST / max(took, 1e-7)))
     return min(took, *(seconds(count) for _ in range(REPEATS - 1))) / count
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

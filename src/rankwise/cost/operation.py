@@ -17,6 +17,8 @@ class Product(NamedTuple):
     inner: int
     flops: float
     """Two for each multiplication with its addition."""
+    stacked: bool = False
+    """Whether it is many of these, in one call; `flops` is then that of all."""
 
 
 class Operation(NamedTuple):
@@ -46,7 +48,7 @@ def product(rows: int, inner: int, columns: int, size: int) -> Operation:
 
 TRANSCENDENTAL = frozenset(
     "gelu gelu_backward silu silu_backward mish mish_backward softplus softplus_backward elu "
-    "elu_backward sigmoid tanh exp log erf sin cos pow _softmax _log_softmax "
+    "elu_backward sigmoid tanh exp log erf sin cos pow _softmax _safe_softmax _log_softmax "
     "_log_softmax_backward_data".split()
 )
 """Operations that compute an exponential or the like of each number that they put out."""
@@ -62,12 +64,16 @@ aten = torch.ops.aten
 
 
 def observed(func: Any, args: Any, kwargs: Any, out: Any) -> Operation | None:
-    """What a call of torch's `func` did, by the shapes alone; None of a mere view."""
+    """What a call of torch's `func` did, by the shapes alone; None if it puts out no tensor.
+
+    A view moves nothing, but is a call: in a transformer there are more of them than of others.
+    """
     name = func.__name__.partition(".")[0]
     inputs, outputs = tensors((args, kwargs)), tensors(out)
-    if not outputs or (_is_view(inputs, outputs) and not func._schema.is_mutable):
+    if not outputs:
         return None
-    if name.startswith(UNWRITTEN):
+    view = _is_view(inputs, outputs) and not func._schema.is_mutable
+    if view or name.startswith(UNWRITTEN):
         return Operation()
     numbers, out_of_place = max(t.numel() for t in outputs), name.removesuffix("_")
     return Operation(
@@ -111,7 +117,7 @@ def _product(func: Any, args: Any, kwargs: Any, out: Any) -> Product | None:
     packet = func._overloadpacket
     if packet in flop_registry:
         flops = float(flop_registry[packet](*args, **kwargs, out_val=out))
-        return Product(*_extent(packet, args, out), flops)
+        return Product(*_extent(packet, args, out), flops, packet in STACKED)
     if packet is _ATTENTION:
         q, k, v = args[:3]
         flops = float(sdpa_flop_count(q.shape, k.shape, v.shape))
@@ -123,6 +129,7 @@ def _product(func: Any, args: Any, kwargs: Any, out: Any) -> Product | None:
     return None
 
 
+STACKED = (aten.bmm, aten.baddbmm)
 _ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu
 _ATTENTION_BACKWARD = aten._scaled_dot_product_flash_attention_for_cpu_backward
 

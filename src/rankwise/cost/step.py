@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rankwise.cost.adapter import BASES_EVERY, FACTOR_BYTES, Adapted, Added, lora, low_rank
+from rankwise.cost.adapter import FACTOR_BYTES, Adapted, Added, lora, low_rank
 from rankwise.cost.machine import Machine
 from rankwise.cost.measure import measure_machine
+from rankwise.cost.operation import Operation
 from rankwise.cost.table import sentence, table
 from rankwise.cost.trace import Trace, trace
+from rankwise.cost.turn import taking_turns
 from rankwise.nn.base import linear_shape
+from rankwise.optim.adam import Adam
 
 
 class StepCost(NamedTuple):
@@ -24,7 +27,7 @@ class StepCost(NamedTuple):
     weights: int
     """Bytes of all weights, those of adapters too."""
     gradients: int
-    """After the backward pass; where bases rest in most steps, on average."""
+    """After the backward pass; where inputs are kept in some steps only, on average."""
     state: int
     """Of the optimizer."""
     saved: int
@@ -72,7 +75,8 @@ def step_costs(
     ranks: Mapping[str, int],
     dense: Sequence[nn.Parameter] = (),
     machine: Machine | None = None,
-    bases_every: int = BASES_EVERY,
+    turns: int = Adam.turns,
+    inputs_every: int = 1,
 ) -> StepCosts:
     """What a step would take with adapters on some linear maps of `model`; changes nothing.
 
@@ -87,14 +91,16 @@ def step_costs(
         ranks: of the layers to be adapted, by name, >= 1.
         dense: parameters that train beside them.
         machine: what it trains on; None: it is measured, where the model is.
-        bases_every: the bases of a layer move in every so-manieth step, >= 1.
+        turns: as `rankwise.Optimizer(turns=...)`: a layer moves in one step of so many, >= 1.
+        inputs_every: as `rankwise.Optimizer(inputs_every=...)`, >= 1.
 
     Raises:
-        ValueError: where the output depends on nothing that trains, for `bases_every` below 1, or
-            for a model on the meta device without `machine`.
+        ValueError: where the output depends on nothing that trains, for `turns` or `inputs_every`
+            below 1, or for a model on the meta device without `machine`.
     """
-    if bases_every < 1:
-        raise ValueError(f"`bases_every` must be at least 1 step, got {bases_every}")
+    for name, count in {"turns": turns, "inputs_every": inputs_every}.items():
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1 step, got {count}")
     first = next(model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
     if machine is None and device.type == "meta":
@@ -117,11 +123,12 @@ def step_costs(
         frozen=_step(bare, [], 0, weights, dense, machine),
         low_rank=_step(
             bare,
-            [low_rank(layer, bases_every=bases_every) for layer in maps],
+            [low_rank(layer, inputs_every=inputs_every) for layer in maps],
             inputs,
             weights,
             dense,
             machine,
+            taking_turns(maps, turns),
         ),
         lora=_step(bare, [lora(layer) for layer in maps], inputs, weights, dense, machine),
         full=_step(whole, [], 0, weights, everything, machine),
@@ -138,8 +145,12 @@ def _step(
     weights: int,
     dense: Sequence[nn.Parameter],
     machine: Machine,
+    optimizer: Sequence[Operation] = (),
 ) -> StepCost:
-    """Of the pass `seen` with what adapters add, `inputs` bytes of theirs kept by nobody else."""
+    """Of the pass `seen` with what adapters add, `inputs` bytes of theirs kept by nobody else.
+
+    The optimizer does `optimizer` beside the step of AdamW.
+    """
     dense_bytes = sum(p.numel() * p.element_size() for p in dense)
     sizes = [p.numel() for p in dense] + [size for a in added for size in a.stepped]
     gradients = dense_bytes + round(FACTOR_BYTES * sum(a.gradients for a in added))
@@ -149,10 +160,13 @@ def _step(
     # AdamW makes two new tensors of a parameter, on an accelerator one of all of them at once.
     scratch = FACTOR_BYTES * (sum(sizes) if machine.overlaps else 2 * max(sizes, default=0))
     return StepCost(
-        forward=machine.seconds((*seen.forward, *(o for a in added for o in a.forward))),
-        backward=machine.seconds((*seen.backward, *(o for a in added for o in a.backward))),
-        optimizer=machine.seconds(o for a in added for o in a.optimizer)
-        + machine.adamw_seconds(sizes),
+        forward=machine.seconds(
+            (*seen.forward, *(o for a in added for o in a.forward)), machine.forward_call
+        ),
+        backward=machine.seconds(
+            (*seen.backward, *(o for a in added for o in a.backward)), machine.backward_call
+        ),
+        optimizer=machine.seconds(optimizer) + machine.adamw_seconds(sizes),
         weights=weights,
         gradients=gradients,
         state=state,

@@ -1,5 +1,6 @@
 """Modules that hold factors. They know nothing of training."""
 
+from rankwise.nn.compiled import compile_regions as compile_regions
 from rankwise.nn.conv import LowRankConv2d as LowRankConv2d
 from rankwise.nn.conv1d import LowRankConv1d as LowRankConv1d
 from rankwise.nn.embedding import LowRankEmbedding as LowRankEmbedding

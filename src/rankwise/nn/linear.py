@@ -62,10 +62,13 @@ class LowRankLinear(Factored):
         return nn.Sequential(first, second).train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        U, S, V = (
-            p.detach() if name in self.resting else p
-            for name, p in (("U", self.U), ("S", self.S), ("V", self.V))
-        )
+        # By attributes: what `nn.DataParallel` makes of a layer has no parameters.
+        U, S, V = self.U, self.S, self.V
+        if self.resting:
+            U, S, V = (
+                p.detach() if n in self.resting else p
+                for n, p in zip("USV", (U, S, V), strict=True)
+            )
         if self.base is None:
             return low_rank_product(x, U, S, V, None, self.bias, scale=self.scale)
         if self.merged:

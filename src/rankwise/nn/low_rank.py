@@ -91,8 +91,8 @@ class LowRankModule(nn.Module, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has its own parameters, which nothing keeps together or lets rest yet.
-        own = {"replicas", "resting"}
-        return {name: value for name, value in vars(self).items() if name not in own}
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in {"replicas", "resting"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
