@@ -63,12 +63,11 @@ class LowRankLinear(Factored):
 
     def forward(self, x: Tensor) -> Tensor:
         # By attributes: what `nn.DataParallel` makes of a layer has no parameters.
-        U, S, V = self.U, self.S, self.V
+        factors: tuple[Tensor, ...] = (self.U, self.S, self.V)
         if self.resting:
-            U, S, V = (
-                p.detach() if n in self.resting else p
-                for n, p in zip("USV", (U, S, V), strict=True)
-            )
+            named = zip("USV", factors, strict=True)
+            factors = tuple(t.detach() if name in self.resting else t for name, t in named)
+        U, S, V = factors
         if self.base is None:
             return low_rank_product(x, U, S, V, None, self.bias, scale=self.scale)
         if self.merged:
