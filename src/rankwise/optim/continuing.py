@@ -3,9 +3,28 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rankwise.optim.layers import NamedLayer
+
+
+def take_over(states: Mapping[Tensor, dict[str, Any]]) -> None:
+    """Give an optimizer's states memory of their own.
+
+    What a file holds lies anywhere in it, and products round by where their factors begin: a
+    resumed run would not be the same to the last bit.
+    """
+    for state in states.values():
+        state.update({name: _copied(value) for name, value in state.items()})
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_copied, value))
+    if isinstance(value, Tensor):
+        return value.clone(memory_format=torch.contiguous_format)
+    return value
 
 
 def saved_parts(state_dict: Mapping[str, Any]) -> dict[str, Any]:

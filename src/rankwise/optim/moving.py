@@ -75,7 +75,9 @@ class AloneArrival(NamedTuple):
         shapings: Mapping[int, Shaping],
     ) -> None:
         m = self.moving
-        new = self.end.cut_to(ranks[m.place], shapings[m.place])
+        cut = self.end.cut_to(ranks[m.place], shapings[m.place])
+        # As the layer will hold them: products round by how their factors lie in memory.
+        new = cut._make(t.contiguous() for t in cut)
         rule.transport(m.point, new, m.gradient, m.state)
         m.state.pop(WAITED, None)
         m.layer.set_factors_(new)

@@ -33,7 +33,13 @@ from rankwise.optim.arguments import (
 from rankwise.optim.arrivals import arrivals_of, observe
 from rankwise.optim.batches import Batches
 from rankwise.optim.conditioning import Conditioning, shaping
-from rankwise.optim.continuing import check_parts, check_ranks_kept, check_saved_ranks, saved_parts
+from rankwise.optim.continuing import (
+    check_parts,
+    check_ranks_kept,
+    check_saved_ranks,
+    saved_parts,
+    take_over,
+)
 from rankwise.optim.layers import param_groups, trainable_layers
 from rankwise.optim.moving import WAITED, AloneArrival, Arrival, Moving
 from rankwise.optim.ownership import Version, check_untouched, claim, owner_of, record
@@ -397,6 +403,7 @@ class Optimizer(torch.optim.Optimizer):
         own = saved_parts(state_dict)
         check_parts(own, rule=self.rule, integrator=self.integrator, control=self.control)
         super().load_state_dict(state_dict)
+        take_over(self.state)
         shard_(self.state)
         self.steps, self.skipped = own["steps"], own["skipped"]
         self._versions.clear()
