@@ -176,10 +176,15 @@ def test_a_large_bound_clips_nothing(tmp_path):
 
 
 def test_bfloat16_products_leave_factors_float32_and_orthonormal(tmp_path):
-    model = Net()
-    fitted(tmp_path, model, precision="bf16-mixed")
+    model, met = Net(), set()
+
+    class Look(L.Callback):
+        def on_train_batch_end(self, *_):
+            met.add(tuple(ranks(model)))
+
+    fitted(tmp_path, model, precision="bf16-mixed", callbacks=[Look()])
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert ranks(model) != ranks(Net())
+    assert len(met) > 1
     assert largest_defect(model) < 1e-5
 
 

@@ -126,7 +126,8 @@ def with_mean_outside(f: Point, gradient: T, state: State, *, keep: float) -> T:
     """`gradient` with the mean of `L` so far in place of what lies outside of `V`."""
     if "momentum" not in state:
         return gradient
-    mean = state["momentum"][1] / (1 - keep ** state["step"])
+    # Row by row, as it comes from a file: products round by how their factors lie in memory.
+    mean = (state["momentum"][1] / (1 - keep ** state["step"])).contiguous()
     outside = mean - f.V @ (f.V.mT @ mean)
     return gradient.like(gradient.K, gradient.L + outside, gradient.C)
 
