@@ -46,8 +46,11 @@ class LowRankModule(nn.Module, ABC):
     """Whether a pass can leave the gradients of some factors out."""
 
     resting: frozenset[str] = frozenset()
-    """Factors whose gradients the next passes leave out, where the layer can: "V" spares the input
-    of the layer, which nothing else of the pass keeps, "U" and "V" all but the core's."""
+    """Names of factors whose gradients the next passes leave out, where `can_rest`.
+
+    Without "V" the input of the layer is not kept, for which nothing else has need; without "U" and
+    "V" only the core's gradient is formed.
+    """
 
     replicas: Any = None
     """What keeps the factors the same on several processes, see `rankwise.distributed`."""
