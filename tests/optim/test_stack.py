@@ -15,6 +15,7 @@ from rankwise.integrators import BasisEvery, ParallelBUG
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.init import truncated_svd
 from rankwise.numerics.tangent import project
+from rankwise.optim.rank_rule import RankRule
 from rankwise.optim.stack import columns_kept, filled
 from rankwise.robust import SpreadPenalty
 
@@ -141,6 +142,31 @@ def test_each_layer_moves_in_its_turn_and_all_where_ranks_may_change():
     for step, own in enumerate(moved, start=1):
         together = step in (1, 10, 11)
         assert own == [together or (step - 1 + place) % 4 == 0 for place in range(len(SHAPES))]
+
+
+@dataclass(frozen=True)
+class Most(RankRule):
+    """A user's rule, which takes it for granted that there is a layer."""
+
+    def may_change(self, clock) -> bool:
+        return False
+
+    def ranks(self, clock, layers):
+        most = max(layer.rank for layer in layers)
+        return [min(most, layer.rank) for layer in layers]
+
+
+def test_where_it_is_no_layers_turn_no_rule_is_asked():
+    model = side_by_side(adapters=True)[:1]
+    optimizer = rw.Optimizer(model, turns=3, rank_rule=Most())
+    moved = []
+    for step in range(7):
+        before = next(matrices(model))
+        gradients(model, step)
+        optimizer.step()
+        optimizer.zero_grad()
+        moved.append(not torch.equal(before, next(matrices(model))))
+    assert moved == [True, False, False, True, False, False, True]
 
 
 def test_a_turn_is_as_long_as_the_steps_since_the_last():

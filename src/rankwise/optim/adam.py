@@ -16,7 +16,6 @@ from rankwise.optim.update_rule import (
     check_unit_interval,
     look_ahead,
     newest,
-    with_mean_outside,
 )
 
 
@@ -66,6 +65,10 @@ class Adam(UpdateRule):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"`Adam({name}=...)` must be in [0, 1], got {getattr(self, name)}")
 
+    @property
+    def mean_decay(self) -> float:
+        return self.betas[0]
+
     def direction(self, f: Point, gradient: T, state: State) -> T:
         self.observe(f, gradient, state)
         M = gradient.like(*state["momentum"])
@@ -80,9 +83,6 @@ class Adam(UpdateRule):
         _average(state, "row", rows, beta2)
         _average(state, "column", columns, beta2)
         _average(state, "energy", energy, beta2)
-
-    def completed(self, f: Point, gradient: T, state: State) -> T:
-        return with_mean_outside(f, gradient, state, keep=self.betas[0])
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         seen = newest(gradient, keep=self.betas[0], step=state["step"])

@@ -18,7 +18,7 @@ from rankwise.numerics.orth import times
 from rankwise.numerics.retract import Spectrum, whole
 from rankwise.numerics.tangent import Tangent
 from rankwise.optim.advance import decayed
-from rankwise.optim.moving import WAITED, Moving, Shaping
+from rankwise.optim.moving import WAITED, Cut, Moving, Shaping
 from rankwise.optim.rank_rule import Candidates
 from rankwise.optim.stack import columns, columns_kept, corners, filled, filled_columns
 from rankwise.optim.step_control import StepControl
@@ -47,15 +47,10 @@ class StackArrival(NamedTuple):
             found[moving.place] = [moving.candidates(mode, sigma[:count])]
         return found
 
-    def land(
-        self,
-        rule: UpdateRule,
-        ranks: Mapping[int, Sequence[int]],
-        shapings: Mapping[int, Shaping],
-    ) -> None:
-        kept = [ranks[moving.place][0] for moving in self.members]
-        shaped = [shapings[moving.place] for moving in self.members]
-        new = cut(self.spectrum, kept, shaped)
+    def land(self, rule: UpdateRule, cuts: Mapping[int, Cut]) -> None:
+        own = [cuts[moving.place] for moving in self.members]
+        kept = [one.ranks[0] for one in own]
+        new = cut(self.spectrum, kept, [one.shaping for one in own])
         rule.transport(self.start, new, self.gradient, self.state)
         remember(self.members, self.state, kept)
         parts = columns(new.U, kept), corners(new.S, kept), columns(new.V, kept)

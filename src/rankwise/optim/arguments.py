@@ -9,13 +9,11 @@ from rankwise.integrators.coefficients import BasisEvery
 from rankwise.integrators.integrator import Integrator
 from rankwise.nn.factored import Factored
 from rankwise.numerics.given import check_integer, check_number
-from rankwise.optim.adam import Adam
 from rankwise.optim.budget import Budget
 from rankwise.optim.conditioning import Conditioning
 from rankwise.optim.layers import NamedLayer
 from rankwise.optim.rank_rule import CycledRank, RankRule
 from rankwise.optim.rate_free import RateFree
-from rankwise.optim.spectral import Spectral
 from rankwise.optim.step_control import StepControl
 from rankwise.optim.update_rule import SGD, UpdateRule
 
@@ -138,7 +136,7 @@ def check_inputs_every(every: int, rule: UpdateRule, integrator: Integrator) -> 
     check_integer("Optimizer(inputs_every=...)", every)
     if every < 1:
         raise ValueError(f"`Optimizer(inputs_every=...)` must be at least 1 step, got {every}")
-    if every > 1 and not isinstance(rule, (Adam, Spectral)):
+    if every > 1 and rule.mean_decay is None:
         raise ValueError(
             f"`Optimizer(inputs_every={every})` takes gradients that it has not formed from their "
             f"mean, and {type(rule).__name__} keeps none: use `Adam()` or `Spectral()`"

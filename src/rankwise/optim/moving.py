@@ -1,7 +1,9 @@
 """What a step knows of each layer before it, and what it leaves to do once all ranks are chosen."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from torch import Tensor
 
 from rankwise.integrators.integrator import Integrator
 from rankwise.nn.low_rank import LowRankModule
@@ -12,8 +14,16 @@ from rankwise.optim.update_rule import State, UpdateRule
 WAITED = "waited"
 """Where a layer's state counts the steps in which it has stayed where it is."""
 
-Shaping = Any
+Shaping: TypeAlias = Callable[[Tensor], Tensor]
 """What becomes of a layer's singular values: a function from some to as many."""
+
+
+class Cut(NamedTuple):
+    """What is decided of a layer's end."""
+
+    ranks: Sequence[int]
+    """Of its modes."""
+    shaping: Shaping
 
 
 class Moving(NamedTuple):
@@ -32,7 +42,7 @@ class Moving(NamedTuple):
     waited: int
     """Steps since it last moved, this one included: so many times as long is its step."""
 
-    def candidates(self, mode: Mode, sigma: Any) -> Candidates:
+    def candidates(self, mode: Mode, sigma: Tensor) -> Candidates:
         return Candidates(sigma, mode.rank, mode.shape, self.layer.base is None, mode.cost)
 
 
@@ -43,18 +53,8 @@ class Arrival(Protocol):
         """By place of the layer, those of each mode."""
         ...
 
-    def land(
-        self,
-        rule: UpdateRule,
-        ranks: Mapping[int, Sequence[int]],
-        shapings: Mapping[int, Shaping],
-    ) -> None:
-        """Cut every layer, carry along what `rule` remembers, and set the factors.
-
-        Args:
-            ranks: by place, of the modes of each layer.
-            shapings: by place.
-        """
+    def land(self, rule: UpdateRule, cuts: Mapping[int, Cut]) -> None:
+        """Cut every layer, by place; carry along what `rule` remembers, and set the factors."""
         ...
 
 
@@ -68,14 +68,9 @@ class AloneArrival(NamedTuple):
         pairs = zip(self.moving.point.modes(), self.end.spectra(), strict=True)
         return {self.moving.place: [self.moving.candidates(mode, s) for mode, s in pairs]}
 
-    def land(
-        self,
-        rule: UpdateRule,
-        ranks: Mapping[int, Sequence[int]],
-        shapings: Mapping[int, Shaping],
-    ) -> None:
+    def land(self, rule: UpdateRule, cuts: Mapping[int, Cut]) -> None:
         m = self.moving
-        cut = self.end.cut_to(ranks[m.place], shapings[m.place])
+        cut = self.end.cut_to(*cuts[m.place])
         # As the layer will hold them: products round by how their factors lie in memory.
         new = cut._make(t.contiguous() for t in cut)
         rule.transport(m.point, new, m.gradient, m.state)

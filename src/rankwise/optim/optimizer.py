@@ -41,7 +41,7 @@ from rankwise.optim.continuing import (
     take_over,
 )
 from rankwise.optim.layers import param_groups, trainable_layers
-from rankwise.optim.moving import WAITED, AloneArrival, Arrival, Moving
+from rankwise.optim.moving import WAITED, AloneArrival, Arrival, Cut, Moving, Shaping
 from rankwise.optim.ownership import Version, check_untouched, claim, owner_of, record
 from rankwise.optim.rank_rule import Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
@@ -56,7 +56,8 @@ from rankwise.optim.together import (
     warn_if_alone,
 )
 from rankwise.optim.trust import Trust
-from rankwise.optim.update_rule import State, UpdateRule
+from rankwise.optim.turns import in_turn
+from rankwise.optim.update_rule import State, UpdateRule, with_mean_outside
 
 DEFAULT_MAX_STEP = 0.002
 COPIED = (
@@ -252,12 +253,12 @@ class Optimizer(torch.optim.Optimizer):
                 [m.state for m in present],
                 step=clock.step,
             )
-        moving = [m for m in present if self._moves(m, clock)]
+        moving, resting = in_turn(present, self.turns, clock, self.rank_rule)
         arrivals = self._arrivals(moving, integrator, closure)
         if arrivals is None:
             return self._skip(loss)
         self.steps = clock.step
-        observe([m for m in present if not self._moves(m, clock)], self.rule)
+        observe(resting, self.rule)
         count_inputs(present)
         self._retract(moving, arrivals, clock, replicas)
         record(self.layers, self._versions)
@@ -309,8 +310,10 @@ class Optimizer(torch.optim.Optimizer):
         ]  # fmt: skip
 
     def _gradient_of(self, layer: LowRankModule, point: Any, state: State) -> TangentVector:
-        gradient = layer.tangent_gradient()
-        return self.rule.completed(point, gradient, state) if layer.resting == INPUT else gradient
+        gradient, keep = layer.tangent_gradient(), self.rule.mean_decay
+        if keep is None or layer.resting != INPUT:
+            return gradient
+        return with_mean_outside(point, gradient, state, keep=keep)
 
     def _arrivals(
         self, moving: list[Moving], integrator: Integrator, closure: Callable[[], Any] | None
@@ -338,19 +341,14 @@ class Optimizer(torch.optim.Optimizer):
         found = {i: modes for arrival in arrivals for i, modes in arrival.candidates().items()}
         candidates = [candidate for m in moving for candidate in found[m.place]]
         chosen = iter(ranks_by(self.rank_rule, clock, candidates, replicas))
-        ranks = {m.place: [next(chosen) for _ in found[m.place]] for m in moving}
-        shapings = {m.place: self._shaping(m) for m in moving}
+        cuts = {
+            m.place: Cut([next(chosen) for _ in found[m.place]], self._shaping(m)) for m in moving
+        }
         for arrival in arrivals:
-            arrival.land(self.rule, ranks, shapings)
+            arrival.land(self.rule, cuts)
         align(self.rank_rule, clock, (self.state[layer.U] for _, layer in self.layers), replicas)
 
-    def _moves(self, m: Moving, clock: Clock) -> bool:
-        """Whether it is this layer's turn. Where ranks may change, all are compared and move."""
-        # A layer that is not in every pass may never be in one of its turn.
-        due = (clock.step - 1 + m.place) % self.turns == 0 or m.waited >= self.turns
-        return due or clock.step == 1 or self.rank_rule.may_change(clock)
-
-    def _shaping(self, m: Moving) -> Callable[[Tensor], Tensor]:
+    def _shaping(self, m: Moving) -> Shaping:
         """What becomes of the layer's singular values."""
         if self.conditioning is None:
             return whole

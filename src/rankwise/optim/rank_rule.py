@@ -54,10 +54,10 @@ class RankRule(ABC):
 
     @abstractmethod
     def ranks(self, clock: Clock, layers: Sequence[Candidates]) -> list[int]:
-        """The ranks to keep, at most `len(sigma)` each."""
+        """The ranks to keep, at most `len(sigma)` each, of the layers that move in this step."""
 
     def may_change(self, clock: Clock) -> bool:
-        """Whether `ranks` may change one, which processes then have to agree on."""
+        """Whether `ranks` may change one: then all layers move, and processes have to agree."""
         return True
 
 

@@ -15,7 +15,6 @@ from rankwise.optim.update_rule import (
     check_unit_interval,
     look_ahead,
     newest,
-    with_mean_outside,
 )
 
 
@@ -43,6 +42,10 @@ class Spectral(UpdateRule):
     def __post_init__(self) -> None:
         check_unit_interval("Spectral", "momentum", self.momentum)
 
+    @property
+    def mean_decay(self) -> float:
+        return self.momentum
+
     def direction(self, f: Point, gradient: T, state: State) -> T:
         self.observe(f, gradient, state)
         M = gradient.like(*state["momentum"])
@@ -51,9 +54,6 @@ class Spectral(UpdateRule):
     def observe(self, f: Point, gradient: T, state: State) -> None:
         state["step"] = state.get("step", 0) + 1
         accumulate(state, gradient, keep=self.momentum, add=1 - self.momentum)
-
-    def completed(self, f: Point, gradient: T, state: State) -> T:
-        return with_mean_outside(f, gradient, state, keep=self.momentum)
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         return newest(gradient, keep=self.momentum, step=state["step"])

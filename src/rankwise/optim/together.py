@@ -88,6 +88,8 @@ def ranks_by(
     rule: RankRule, clock: Clock, candidates: Sequence[Candidates], replicas: Replicas | None
 ) -> list[int]:
     """What `rule` decides, on all processes alike."""
+    if not candidates and not rule.may_change(clock):
+        return []  # It is no layer's turn.
     ranks = rule.ranks(clock, candidates)
     if replicas is None or not rule.may_change(clock):
         return ranks

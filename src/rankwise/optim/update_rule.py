@@ -42,9 +42,14 @@ class UpdateRule(ABC):
     def __init_subclass__(cls) -> None:
         """What a rule says of stacks does not hold for a subclass that computes something else."""
         super().__init_subclass__()
-        methods = {"direction", "observe", "completed", "fresh", "core", "transport"}
+        methods = {"direction", "observe", "fresh", "core", "transport"}
         if methods & vars(cls).keys() and "stackable" not in vars(cls):
             cls.stackable = False
+
+    @property
+    def mean_decay(self) -> float | None:
+        """Decay of the mean of gradients in `momentum`, over `step` of them; None without one."""
+        return None
 
     @abstractmethod
     def direction(self, f: Point, gradient: T, state: State) -> T:
@@ -53,13 +58,6 @@ class UpdateRule(ABC):
     def observe(self, f: Point, gradient: T, state: State) -> None:
         """Update `state` in a step in which the layer stays where it is."""
         self.direction(f, gradient, state)
-
-    def completed(self, f: Point, gradient: T, state: State) -> T:
-        """`gradient`, of which `L` is known inside of `V` only, with an estimate of the rest.
-
-        Only of rules that keep a mean of gradients, which is the estimate.
-        """
-        raise NotImplementedError(type(self).__name__)
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         """How a part of this step's gradient that is new at `f` enters the direction.
@@ -123,7 +121,7 @@ def accumulate(state: State, gradient: T, *, keep: float, add: float) -> T:
 
 
 def with_mean_outside(f: Point, gradient: T, state: State, *, keep: float) -> T:
-    """`gradient` with the mean of `L` so far in place of what lies outside of `V`."""
+    """`gradient`, of which `L` is known inside of `V` only, with its mean so far outside."""
     if "momentum" not in state:
         return gradient
     # Row by row, as it comes from a file: products round by how their factors lie in memory.
