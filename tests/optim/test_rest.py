@@ -12,6 +12,7 @@ import rankwise as rw
 from rankwise.integrators import AugmentedBUG, BasisEvery, ParallelBUG
 from rankwise.nn.function import low_rank_product
 from rankwise.numerics.factors import Factors, orthonormality_defect
+from rankwise.numerics.retract import truncate
 
 EVERY = 4
 
@@ -154,8 +155,12 @@ def test_the_mean_stands_in_for_what_is_not_formed():
         torch.testing.assert_close(one @ one.mT, other @ other.mT, rtol=1e-5, atol=1e-12)
 
 
-def test_an_interrupted_run_rests_where_the_other_does():
+@pytest.mark.parametrize("low", [1, 2, 3])
+def test_an_interrupted_run_rests_where_the_other_does(low):
+    """In a stack with others too, of which a layer of a lower rank has some columns only."""
     model = network()
+    for layer in (model[2], model[6]):
+        layer.set_factors_(truncate(layer.factors(), low))
     optimizer = rw.Optimizer(model, inputs_every=EVERY)
     train(model, optimizer, 0, 6)
     twin = copy.deepcopy(model)

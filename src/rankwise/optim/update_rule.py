@@ -124,8 +124,10 @@ def with_mean_outside(f: Point, gradient: T, state: State, *, keep: float) -> T:
     """`gradient`, of which `L` is known inside of `V` only, with its mean so far outside."""
     if "momentum" not in state:
         return gradient
-    # Row by row, as it comes from a file: products round by how their factors lie in memory.
-    mean = (state["momentum"][1] / (1 - keep ** state["step"])).contiguous()
+    # Row by row, as it comes from a file: products round by how their factors lie in memory. Not by
+    # `contiguous`, which leaves a single column the strides that it has.
+    mean = state["momentum"][1].clone(memory_format=torch.contiguous_format)
+    mean /= 1 - keep ** state["step"]
     outside = mean - f.V @ (f.V.mT @ mean)
     return gradient.like(gradient.K, gradient.L + outside, gradient.C)
 
