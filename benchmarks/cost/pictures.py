@@ -73,6 +73,9 @@ def _dots(axes: Any, rows: list[Row], cases: list[str]) -> None:
 
 
 def _geometry(figure: Any, found: Row) -> None:
+    from matplotlib.ticker import FormatStrFormatter
+
+    plain = FormatStrFormatter("%g")
     figure.set_size_inches(8, 3.6)
     for axes, what, other in zip(
         figure.subplots(1, 2), ("size", "rank"), ("rank", "size"), strict=True
@@ -81,6 +84,8 @@ def _geometry(figure: Any, found: Row) -> None:
         axes.loglog(list(times), list(times.values()), "o-", color=COLOURS["rankwise"])
         axes.set_xticks(list(times), list(map(str, times)), fontsize=8)
         axes.xaxis.minorticks_off()
+        axes.yaxis.set_minor_formatter(plain)
+        axes.yaxis.set_major_formatter(plain)
         axes.set_xlabel(f"{what}, at {other} {found[f'at {other}']}")
         power = found["exponents"][what]["of the last"]
         axes.set_title(f"exponent of the last three: {number(power)}", fontsize=9)

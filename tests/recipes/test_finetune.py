@@ -138,6 +138,16 @@ def test_the_export_reloads_through_peft_with_the_same_outputs(options, tiny_enc
     assert (ours - unadapted).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("task, told", [("classifier", (16, 150, 40)), ("language", (2, 60, 256))])
+def test_what_depends_on_the_kind_of_job_is_told(task, told):
+    data = Path("rows.jsonl") if task == "language" else None
+    options = FinetuneOptions(data=data).for_task(task)
+    values = options.to_json()
+    assert (values["batch_size"], values["steps"], values["max_length"]) == told
+    given = FinetuneOptions(data=data, batch_size=3, steps=4, max_length=5).for_task(task)
+    assert (given.rows, given.total_steps, given.length) == (3, 4, 5)
+
+
 def test_the_default_budget_is_half_of_the_start(options):
     sizes = finetune(options, SILENT).metrics["parameters"]
     assert sizes["end"] <= sizes["start"] / 2

@@ -284,3 +284,19 @@ def test_an_adapted_model_is_planned_as_it_is():
     found = plan(model, rank=1, example=torch.ones(4, 6), machine=machine(flops=1.0))
     assert [layer.name for layer in found.adapted] == ["2"]
     assert found.step.low_rank.seconds > found.step.frozen.seconds
+
+
+@pytest.mark.parametrize(
+    ("example", "told"),
+    [
+        (torch.ones(4, 5), r"float32 \(4, 5\)"),
+        (torch.ones(4, 6).long(), r"int64 \(4, 6\)"),
+        ({"input_ids": torch.ones(4, 6)}, r"input_ids=float32 \(4, 6\)"),
+        ((torch.ones(4, 6), 3), r"float32 \(4, 6\), int"),
+        ("words", "str"),
+    ],
+    ids=["width", "type", "name", "too many", "no tensor"],
+)
+def test_an_example_that_the_model_does_not_take_is_told(example, told):
+    with pytest.raises(ValueError, match=f"does not take the `example`, {told}: "):
+        plan(nn.Sequential(nn.Linear(6, 3)), rank=1, example=example, machine=machine(flops=1.0))

@@ -166,7 +166,7 @@ class FinetuneOptions:
                 require(getattr(self, name) is None, name, "needs --data", getattr(self, name))
 
     def for_task(self, task: Task) -> "FinetuneOptions":
-        """The options of a job of this kind; ValueError for one that it does not have."""
+        """The options of a job of this kind, with what is usual for it; ValueError for others."""
         for other, names in ONLY.items():
             for name in names if other != task else ():
                 if getattr(self, name) != getattr(FinetuneOptions, name):
@@ -179,7 +179,8 @@ class FinetuneOptions:
                     )
         if task == "language" and self.data is None:
             raise ValueError("--task language needs --data; the name king-james is built in")
-        return replace(self, task=task)
+        told = replace(self, task=task)
+        return replace(told, batch_size=told.rows, steps=told.total_steps, max_length=told.length)
 
     @property
     def length(self) -> int:

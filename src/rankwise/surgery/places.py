@@ -37,7 +37,28 @@ def _counter(counts: dict[str, int], name: str, width: int) -> Callable[..., Non
 
 
 def call(model: nn.Module, example: Any) -> Any:
-    """The model of a tensor, of a tuple of arguments or a mapping of named ones."""
+    """The model of a tensor, of a tuple of arguments or a mapping of named ones.
+
+    ValueError, naming the example, where the model does not take it.
+    """
+    try:
+        if isinstance(example, Mapping):
+            return model(**example)
+        return model(*example) if isinstance(example, tuple) else model(example)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"the model does not take the `example`, {told(example)}: {error}"
+        ) from error
+
+
+def told(example: Any) -> str:
+    """The arguments that an example is, tensors by type and shape."""
     if isinstance(example, Mapping):
-        return model(**example)
-    return model(*example) if isinstance(example, tuple) else model(example)
+        return ", ".join(f"{name}={told(value)}" for name, value in example.items())
+    if isinstance(example, tuple):
+        return ", ".join(map(told, example))
+    if isinstance(example, Tensor):
+        return f"{str(example.dtype).removeprefix('torch.')} {tuple(example.shape)}"
+    return type(example).__name__
