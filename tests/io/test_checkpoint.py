@@ -301,7 +301,7 @@ def test_files_that_are_not_ours_are_refused(tmp_path):
     with pytest.raises(ValueError, match="was not written by rankwise"):
         load(plain(), path)
     save_file({"a": torch.ones(1)}, path, metadata={"rankwise": "{broken"})
-    with pytest.raises(ValueError, match="in the metadata is broken"):
+    with pytest.raises(ValueError, match="in the metadata is damaged"):
         load(plain(), path)
     twice = '{"format": "rankwise-adapter", "format": "rankwise-adapter"}'
     save_file({"a": torch.ones(1)}, path, metadata={"rankwise": twice})

@@ -262,7 +262,7 @@ def rewrite(path, change) -> None:
         (lambda t, d: d["tree"].update(optimizer={"object": ["os"]}), "not a value that rankwise"),
         (lambda t, d: d["tree"].update(random={"dict": [1]}), "must be a list of pairs"),
         (lambda t, d: d.update(format="rankwise-adapter"), "has format 'rankwise-adapter'"),
-        (lambda t, d: d.pop("model"), "'layers' of the metadata must name layers|must be a list"),
+        (lambda t, d: d.pop("model"), "'model' of the metadata is None, no object"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path, change, message):

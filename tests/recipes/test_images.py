@@ -1,6 +1,7 @@
 """Images from files: the same numbers from every form, and errors that name file and fault."""
 
 import gzip
+import io
 import subprocess
 
 import pytest
@@ -32,7 +33,7 @@ def test_images_have_mean_zero_and_deviation_one_of_the_training_part(tmp_path):
 
 def test_an_idx_array_comes_back():
     values = torch.arange(24, dtype=torch.uint8).reshape(2, 3, 4)
-    assert torch.equal(read_idx(idx_bytes(values), "name"), values)
+    assert torch.equal(read_idx(io.BytesIO(idx_bytes(values)), "name"), values)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_an_idx_array_comes_back():
 )
 def test_a_file_that_is_no_idx_is_refused(content, message):
     with pytest.raises(ValueError, match=message):
-        read_idx(content, "name")
+        read_idx(io.BytesIO(content), "name")
 
 
 def test_a_folder_says_which_file_is_missing(tmp_path):

@@ -77,8 +77,8 @@ BROKEN = [
     ("a.csv", "text,body,label\na,b,1\n", "more than one of the columns"),
     ("a.csv", b"text,label\n\xff\xfe,1\n", "not UTF-8"),
     ("a.txt", "text,label\n", "must end in .csv, .tsv or .jsonl"),
-    ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2: not JSON"),
-    ("a.jsonl", "[1]\n", "line 1: a JSON object is needed"),
+    ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', "line 2 is damaged"),
+    ("a.jsonl", "[1]\n", "line 1 is damaged: it holds no JSON object"),
     ("a.jsonl", '{"text": "a", "label": null}\n', "line 1: column 'label' has no value"),
     ("a.jsonl", '{"text": "a", "label": 1}\n{"label": 0}\n', "line 2: column 'text' has no value"),
 ]

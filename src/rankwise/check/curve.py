@@ -15,6 +15,8 @@ from rankwise.check.weights import Weight
 
 Line = Mapping[str, Any]
 
+LONGEST_RULE = 1000
+"""Characters that are looked at of a rule's text."""
 LEAST_RELATIVE, LEAST_PLAIN = 1e-5, 1e-8
 """Highest rates of a run below which nothing moves: of a relative change, and of any other."""
 FEW_SKIPPED, MANY_SKIPPED = 0.01, 0.2
@@ -26,7 +28,8 @@ class RuleText(NamedTuple):
     """A rank rule by its `repr`, as metrics hold it."""
 
     kind: str
-    options: Mapping[str, Any]
+    options: Mapping[str, float]
+    """Those that are numbers."""
 
     @property
     def adapts(self) -> bool:
@@ -36,13 +39,14 @@ class RuleText(NamedTuple):
 def rule_text(text: str) -> RuleText:
     """`Budget(every=25, parameters=100)` taken apart; no options where it cannot be."""
     try:
-        call = ast.parse(text, mode="eval").body
+        call = ast.parse(text[:LONGEST_RULE], mode="eval").body
         if isinstance(call, ast.Call):
             named = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-            return RuleText(ast.unparse(call.func), named)
-    except (SyntaxError, ValueError):
+            numbers = {k: v for k, v in named.items() if type(v) in (int, float)}
+            return RuleText(ast.unparse(call.func), numbers)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         pass
-    return RuleText(text, {})
+    return RuleText(text[:LONGEST_RULE], {})
 
 
 def curve_findings(

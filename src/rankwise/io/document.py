@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rankwise.io.atomic import write_tensors
+from rankwise.io.json_object import parsed, short
+from rankwise.io.tensor_file import read_tensors
 
 METADATA_KEY = "rankwise"
 
@@ -41,39 +42,19 @@ def read_document(path: Path, *, format: str, version: int) -> Document:
         FileNotFoundError: if there is none.
         ValueError: for a file that is not safetensors, not rankwise's, or of another format.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            content = _content(path, metadata, format, version)
-            return Document(path, {key: file.get_tensor(key) for key in file.keys()}, content)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    tensors, metadata = read_tensors(path)
+    return Document(path, tensors, _content(path, metadata, format, version))
 
 
 def _content(path: Path, metadata: Mapping[str, str], format: str, version: int) -> dict[str, Any]:
     if METADATA_KEY not in metadata:
         raise ValueError(f"{path} was not written by rankwise: no {METADATA_KEY!r} in its metadata")
-    try:
-        content = json.loads(metadata[METADATA_KEY], object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {METADATA_KEY!r} in the metadata is broken: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != format:
-        got = content.get("format") if isinstance(content, dict) else content
-        raise ValueError(f"{path} has format {got!r}, expected {format!r}")
+    content = parsed(metadata[METADATA_KEY], f"{path}: {METADATA_KEY!r} in the metadata")
+    if content.get("format") != format:
+        raise ValueError(f"{path} has format {short(content.get('format'))}, expected {format!r}")
     if content.get("version") != version:
         raise ValueError(
-            f"{path} has version {content.get('version')!r} of {format!r}; this rankwise reads "
-            f"version {version}"
+            f"{path} has version {short(content.get('version'))} of {format!r}; this rankwise "
+            f"reads version {version}"
         )
     return content
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"entry {twice!r} occurs twice")
-    return result

@@ -16,10 +16,13 @@ def load_plain(model: nn.Module, path: str | PathLike[str]) -> nn.Module:
 
     Raises:
         RuntimeError: if the weights do not fit, for example of a model of other widths.
+        ValueError: if the file was not written by rankwise, or its thin layers make no whole one.
     """
     with safe_open(path, framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}
-        metadata = file.metadata()
+        metadata = file.metadata() or {}
+    if "linear" not in metadata:
+        raise ValueError(f"{path}: no 'linear' in its metadata, as rankwise writes it")
     shared = {name: kept for name, kept in metadata.items() if kept in state}
     linear = json.loads(metadata["linear"])
     state.update({name: state[kept] for name, kept in shared.items()})
@@ -41,8 +44,11 @@ def load_plain(model: nn.Module, path: str | PathLike[str]) -> nn.Module:
                 layer.activation_relu_or_gelu = 0
         elif isinstance(layer, nn.TransformerEncoder) and made:
             layer.use_nested_tensor = False
+    # Of names that the model has not, nothing is put anywhere: `load_state_dict` refuses them.
+    known = model.state_dict().keys()
     for name, kept in shared.items():
-        _put(model, name, model.get_parameter(kept))
+        if name in known and kept in known:
+            _put(model, name, model.get_parameter(kept))
     model.load_state_dict(state)
     return model
 
@@ -50,6 +56,11 @@ def load_plain(model: nn.Module, path: str | PathLike[str]) -> nn.Module:
 def _thin_layers(layer: Any, weights: list[Tensor], bias: bool) -> nn.Module:
     """Layers with weights of these shapes in place of one; inner widths are the ranks."""
     first, *_, last = weights
+    inner = first.shape[1] if isinstance(layer, nn.Embedding) else first.shape[0]
+    fit = all(w.ndim == layer.weight.ndim and w.numel() for w in weights)
+    if not fit or len(weights) < 2 or len(weights) == 2 and last.shape[1] != inner:
+        shapes = ", ".join(str(tuple(w.shape)) for w in weights)
+        raise ValueError(f"thin layers of {shapes} make no {type(layer).__name__}")
     out, rank = last.shape[:2]
     parts: list[nn.Module]
     if isinstance(layer, nn.Conv1d | nn.Conv2d):

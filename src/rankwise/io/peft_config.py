@@ -1,12 +1,13 @@
 """PEFT's `adapter_config.json`: the scale of each layer, and a refusal of what changes more."""
 
-import json
 import math
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from rankwise.io.json_object import read_object, short
 
 CONFIG = "adapter_config.json"
 TASK_TYPES = tuple(
@@ -57,6 +58,9 @@ REPEATED_GROUP = re.compile(r"\)[*+{]")
 REPETITION, MAX_REPETITIONS = re.compile(r"(?<!\()[*+?{]"), 5
 """So can a row of them, `.*.*.*.*`, by the power of their number."""
 
+MAX_WAYS = 10**7
+"""In which the repetitions of a pattern may share out the characters of a name."""
+
 
 class LoraScales(NamedTuple):
     """What the configuration says of every layer."""
@@ -79,10 +83,11 @@ class LoraScales(NamedTuple):
     """Whether the model is of `Conv1D`s, with weights the other way round."""
 
     def rank(self, name: str) -> int:
-        return int(_first_match(self.ranks, name, self.r))
+        return int(_first_match(self.path, self.ranks, name, self.r))
 
     def scale(self, name: str) -> float:
-        alpha, rank = _first_match(self.alphas, name, self.alpha), self.rank(name)
+        alpha = _first_match(self.path, self.alphas, name, self.alpha)
+        rank = self.rank(name)
         if self.ada:
             return alpha / (rank + ADALORA_EPS)
         return alpha / (math.sqrt(rank) if self.by_root else rank)
@@ -96,16 +101,11 @@ def is_peft(folder: Path) -> bool:
 def read_config(folder: Path) -> LoraScales:
     """Read and check; ValueError that names the file, the field and what to do."""
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is damaged: it holds no configuration")
+    config = read_object(path, "configuration")
     ada = config.get("peft_type") == "ADALORA"
     if not ada and config.get("peft_type") != "LORA":
         raise ValueError(
-            f"{path}: 'peft_type' is {config.get('peft_type')!r}; rankwise reads 'LORA' and "
+            f"{path}: 'peft_type' is {short(config.get('peft_type'))}; rankwise reads 'LORA' and "
             "'ADALORA'. PEFT can turn some others into a LoRA: `peft.save_as_lora`"
         )
     if ada:
@@ -124,10 +124,10 @@ def read_config(folder: Path) -> LoraScales:
         alpha=_number(path, "lora_alpha", config.get("lora_alpha")),
         ranks={k: _rank(path, k, v) for k, v in _pattern(path, "rank_pattern", config).items()},
         alphas={k: _number(path, k, v) for k, v in _pattern(path, "alpha_pattern", config).items()},
-        by_root=bool(config.get("use_rslora")) and not ada,
+        by_root=_yes(path, "use_rslora", config) and not ada,
         saved_modules=_names(path, "modules_to_save", config.get("modules_to_save")),
-        base_model=config.get("base_model_name_or_path") or None,
-        task_type=config.get("task_type") or None,
+        base_model=_text(path, "base_model_name_or_path", config),
+        task_type=_text(path, "task_type", config),
         transposed=config.get("fan_in_fan_out") is True,
     )
 
@@ -137,40 +137,46 @@ def _refuse(path: Path, config: Mapping[str, Any]) -> None:
         if value and field not in NO_EFFECT:
             reason = EFFECT.get(field, "a field that this rankwise does not know")
             raise ValueError(
-                f"{path}: {field!r} is {value!r}: {reason}. Merge the adapter with PEFT instead, "
-                "`PeftModel.merge_and_unload()`, and go on from that model"
+                f"{path}: {field!r} is {short(value)}: {reason}. Merge the adapter with PEFT "
+                "instead, `PeftModel.merge_and_unload()`, and go on from that model"
             )
     if config.get("bias", "none") != "none":
         raise ValueError(
-            f"{path}: 'bias' is {config['bias']!r}: biases of adapted layers were trained, which "
-            "stay frozen here. Merge the adapter with PEFT, `PeftModel.merge_and_unload()`"
+            f"{path}: 'bias' is {short(config['bias'])}: biases of adapted layers were trained, "
+            "which stay frozen here. Merge the adapter with PEFT, `PeftModel.merge_and_unload()`"
         )
     start = config.get("init_lora_weights", True)
     if not (isinstance(start, bool) or start is None or start in PLAIN_STARTS):
         raise ValueError(
-            f"{path}: 'init_lora_weights' is {start!r}, which changes the weights of the base "
+            f"{path}: 'init_lora_weights' is {short(start)}, which changes the weights of the base "
             "model. Save with PEFT as a plain LoRA first: "
             "`save_pretrained(..., path_initial_model_for_weight_conversion=...)`"
         )
 
 
-def _first_match(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+def _first_match(path: Path, patterns: Mapping[str, Any], name: str, default: Any) -> Any:
     """PEFT's rule: the first key that is, as a regular expression, the name or a dotted end."""
     for key, value in patterns.items():
-        if re.match(rf"(.*\.)?({key})$", name):
+        repetitions = len(REPETITION.findall(key)) + 1
+        if math.comb(len(name) + repetitions, repetitions) > MAX_WAYS:
+            raise ValueError(
+                f"{path}: the pattern {short(key)} may match {name[:40]!r}... for hours; write "
+                "names of layers"
+            )
+        if re.match(_whole(key), name):
             return value
     return default
+
+
+def _whole(key: str) -> str:
+    return rf"(.*\.)?({key})$"
 
 
 def _pattern(path: Path, field: str, config: Mapping[str, Any]) -> dict[str, Any]:
     pattern = config.get(field) or {}
     if not isinstance(pattern, dict):
-        raise ValueError(f"{path}: {field!r} must give numbers by names, got {pattern!r}")
+        raise ValueError(f"{path}: {field!r} must give numbers by names, got {short(pattern)}")
     for key in pattern:
-        try:
-            re.compile(key)
-        except re.error as error:
-            raise ValueError(f"{path}: {field!r} has the key {key!r}: {error}") from error
         many = len(REPETITION.findall(key)) > MAX_REPETITIONS
         if len(key) > MAX_PATTERN or REPEATED_GROUP.search(key) or many:
             raise ValueError(
@@ -178,18 +184,24 @@ def _pattern(path: Path, field: str, config: Mapping[str, Any]) -> dict[str, Any
                 f"write names of layers, or patterns without a repeated group and with at most "
                 f"{MAX_REPETITIONS} repetitions"
             )
+        try:
+            re.compile(_whole(key))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{path}: {field!r} has the key {short(key)}: {error}") from error
     return pattern
 
 
 def _rank(path: Path, field: str, value: Any) -> int:
     if type(value) is not int or value < 1:
-        raise ValueError(f"{path}: the rank {field!r} must be an int of at least 1, got {value!r}")
+        raise ValueError(
+            f"{path}: the rank {field!r} must be an int of at least 1, got {short(value)}"
+        )
     return value
 
 
 def _number(path: Path, field: str, value: Any) -> float:
     if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{path}: {field!r} must be a finite number, got {value!r}")
+        raise ValueError(f"{path}: {field!r} must be a finite number, got {short(value)}")
     return float(value)
 
 
@@ -197,5 +209,19 @@ def _names(path: Path, field: str, value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
-        raise ValueError(f"{path}: {field!r} must be a list of names, got {value!r}")
+        raise ValueError(f"{path}: {field!r} must be a list of names, got {short(value)}")
     return tuple(value)
+
+
+def _text(path: Path, field: str, config: Mapping[str, Any]) -> str | None:
+    value = config.get(field)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{path}: {field!r} must be a text, got {short(value)}")
+    return value or None
+
+
+def _yes(path: Path, field: str, config: Mapping[str, Any]) -> bool:
+    value = config.get(field)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{path}: {field!r} must be true or false, got {short(value)}")
+    return value is True

@@ -2,11 +2,14 @@
 
 import random
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rankwise.distributed.replicas import Replicas
+from rankwise.io.json_object import short
 
 OTHERS = "others"
 """States of the processes after the first, in the state of the first; absent if it is alone."""
@@ -21,6 +24,20 @@ def random_state(replicas: Replicas | None = None) -> dict[str, Any]:
     own = {"cpu": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
     first, *others = [own] if replicas is None else replicas.gathered(own)
     return {**first, OTHERS: others} if others else dict(first)
+
+
+def check_random_state(path: Path, state: Any) -> None:
+    """ValueError, naming the file, unless `set_random_state_` can put all of `state` back."""
+    others = state.get(OTHERS, []) if isinstance(state, dict) else []
+    for own in [state, *(others if isinstance(others, list) else [others])]:
+        try:
+            torch.Generator().set_state(own["cpu"])
+            random.Random().setstate(own["python"])
+            sound = all(isinstance(t, Tensor) and t.dtype == torch.uint8 for t in own["cuda"])
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
+            raise ValueError(f"{path}: no state of random generators: {short(error)}") from error
+        if not sound or not isinstance(own["cuda"], list):
+            raise ValueError(f"{path}: 'cuda' must hold states of random generators")
 
 
 def set_random_state_(state: dict[str, Any], process: int = 0) -> None:

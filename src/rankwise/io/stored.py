@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from rankwise.io.fingerprint import from_entry, to_text
+from rankwise.io.json_object import short
 from rankwise.numerics.factors import Factors, orthonormality_defect
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.numerics.tucker import Tucker
@@ -99,7 +100,9 @@ def stored(path: Path | str, tensors: Mapping[str, Tensor], content: Mapping[str
     described = content.get("layers")
     dense, statistics = (_names(path, content, key) for key in ("dense", "statistics"))
     if not isinstance(described, dict):
-        raise ValueError(f"{path}: 'layers' of the metadata must name layers, got {described!r}")
+        raise ValueError(
+            f"{path}: 'layers' of the metadata must name layers, got {short(described)}"
+        )
     types = {name: _point_type(path, name, entry) for name, entry in described.items()}
     expected = [join(n, entry) for n, point in types.items() for entry in point._fields]
     expected += dense + statistics
@@ -146,7 +149,9 @@ def _and_more(names: list[str]) -> str:
 def _names(path: Path | str, content: Mapping[str, Any], key: str) -> list[str]:
     names = content.get(key)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: {key!r} of the metadata must be a list of names, got {names!r}")
+        raise ValueError(
+            f"{path}: {key!r} of the metadata must be a list of names, got {short(names)}"
+        )
     return names
 
 
@@ -157,7 +162,7 @@ def kind_of(point_type: type) -> str:
 def _point_type(path: Path | str, name: str, entry: Any) -> type[Factors] | type[Tucker]:
     kind = entry.get("kind", "matrix") if isinstance(entry, dict) else "matrix"
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"{path}: layer {name!r} is a {kind!r}, known are {', '.join(KINDS)}")
+        raise ValueError(f"{path}: layer {name!r} is a {short(kind)}, known are {', '.join(KINDS)}")
     return KINDS[kind]
 
 
@@ -168,10 +173,10 @@ def _layer(
     point_type: type[Factors] | type[Tucker],
     tensors: Mapping[str, Tensor],
 ) -> StoredLayer:
-    scale = entry.get("scale") if isinstance(entry, dict) else None
-    if not isinstance(scale, (int, float)) or not 0.0 < abs(scale) <= sys.float_info.max:
+    scale: Any = entry.get("scale") if isinstance(entry, dict) else None
+    if type(scale) not in (int, float) or not 0.0 < abs(scale) <= sys.float_info.max:
         raise ValueError(
-            f"{path}: layer {name!r} needs a scale that is finite and not 0, got {entry!r}"
+            f"{path}: layer {name!r} needs a scale that is finite and not 0, got {short(entry)}"
         )
     try:
         named = (tensors[join(name, field)] for field in point_type._fields)
@@ -192,7 +197,9 @@ def _layer(
     if kernel is not None and (
         not isinstance(kernel, list) or [type(k) for k in kernel] != [int, int]
     ):
-        raise ValueError(f"{path}: layer {name!r} has kernel size {kernel!r}, expected two numbers")
+        raise ValueError(
+            f"{path}: layer {name!r} has kernel size {short(kernel)}, expected two numbers"
+        )
     return StoredLayer(
         factors,
         float(scale),
@@ -215,12 +222,16 @@ def _map(
     if found == "":
         return ""
     if found not in MAPS:
-        raise ValueError(f"{path}: layer {name!r} has map {found!r}, known are {', '.join(MAPS)}")
+        raise ValueError(
+            f"{path}: layer {name!r} has map {short(found)}, known are {', '.join(MAPS)}"
+        )
     if found.startswith("conv") != (kernel is not None):
-        raise ValueError(f"{path}: layer {name!r} is {a(found)} with kernel size {kernel}")
+        raise ValueError(f"{path}: layer {name!r} is {a(found)} with kernel size {short(kernel)}")
     if kernel is not None and isinstance(f, Factors):
         if min(kernel) < 1 or f.shape[1] % math.prod(kernel):
-            raise ValueError(f"{path}: layer {name!r}: shape {f.shape} has no kernels of {kernel}")
+            raise ValueError(
+                f"{path}: layer {name!r}: shape {f.shape} has no kernels of {short(kernel)}"
+            )
     return str(found)
 
 
@@ -240,4 +251,6 @@ def check_finite(path: Path | str, name: str, value: Tensor) -> None:
 
 def check_shape(path: Path | str, name: str, got: Any, wanted: tuple[int, int]) -> None:
     if not isinstance(got, (list, tuple)) or tuple(got) != wanted:
-        raise ValueError(f"{path}: layer {name!r} has shape {got}, expected {wanted} (out, in)")
+        raise ValueError(
+            f"{path}: layer {name!r} has shape {short(got)}, expected {wanted} (out, in)"
+        )

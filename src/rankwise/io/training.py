@@ -14,8 +14,9 @@ from rankwise.distributed.replicas import replicas_in
 from rankwise.distributed.sharded import whole
 from rankwise.io.document import Document, read_document, write_document
 from rankwise.io.fingerprint import check_base
+from rankwise.io.json_object import short
 from rankwise.io.path import given_path
-from rankwise.io.random_state import random_state, set_random_state_
+from rankwise.io.random_state import check_random_state, random_state, set_random_state_
 from rankwise.io.state import check_fits, dense_trained, put_, trained_tensors
 from rankwise.io.stored import check_names, stored
 from rankwise.io.tree import flatten, unflatten
@@ -117,16 +118,18 @@ def load_training(
             weights are not those of the run. The model is then unchanged.
     """
     document = read_document(_checked(path), format=FORMAT, version=VERSION)
-    content = document.content
     _check_kinds(document, optimizer, scheduler)
     _check_inside(model, optimizer)
-    state = stored(document.path, _part(document, MODEL_PREFIX), content.get("model") or {})
+    described, progress = (_object(document, key) for key in ("model", "progress"))
+    state = stored(document.path, _part(document, MODEL_PREFIX), described)
     if state.layers and not low_rank_layers(model):
         raise ValueError("the model has no low-rank layers; `adapt_` it, then make the optimizer")
     check_fits(model, state)
     check_base(state.path, state.fingerprints, fingerprints(model))
     check_names(document.path, set(dense_trained(model)), set(state.dense), "dense parameter")
     tree = _tree(document)
+    check_random_state(document.path, tree["random"])
+    _check_schedule(document.path, scheduler, tree["scheduler"])
     before = stored(document.path, *_copied(model))
     put_(model, state)
     try:
@@ -138,7 +141,7 @@ def load_training(
         raise ValueError(f"{document.path}: optimizer or scheduler do not fit: {error}") from error
     replicas = replicas_in(model)
     set_random_state_(tree["random"], 0 if replicas is None else replicas.process)
-    return dict(content["progress"])
+    return dict(progress)
 
 
 def _check_states(optimizer: Any, scheduler: Any) -> None:
@@ -182,12 +185,30 @@ def _kind(part: object) -> str | None:
 
 
 def _check_kinds(document: Document, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
-    types = document.content.get("types") or {}
+    types = _object(document, "types")
     for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
-        if types.get(name) != _kind(part):
-            raise ValueError(
-                f"{document.path} was saved with {name} {types.get(name)}, got {_kind(part)}"
-            )
+        kind = types.get(name)
+        if kind != _kind(part):
+            told = kind if isinstance(kind, str) else short(kind)
+            raise ValueError(f"{document.path} was saved with {name} {told}, got {_kind(part)}")
+
+
+def _object(document: Document, key: str) -> dict[str, Any]:
+    value = document.content.get(key)
+    if not isinstance(value, dict):
+        raise ValueError(f"{document.path}: {key!r} of the metadata is {short(value)}, no object")
+    return value
+
+
+def _check_schedule(path: Path, scheduler: Any, state: Any) -> None:
+    """A stock scheduler takes any names for its own: those of methods, and what steps read."""
+    if scheduler is None:
+        return
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"{path}: the state of the scheduler is {short(state)}, no dict of names")
+    for name in state:
+        if name.startswith("__") or callable(getattr(scheduler, name, None)):
+            raise ValueError(f"{path}: the state of the scheduler names {name!r}, a method")
 
 
 def _part(document: Document, prefix: str) -> dict[str, Any]:

@@ -70,7 +70,13 @@ def attack(asked: AttackOptions, watcher: Watcher) -> Outcome:
 def _subjects(options: AttackOptions, watcher: Watcher) -> Subjects:
     """What is attacked. The folder begins when all that was asked for has been found fit."""
     if options.subjects:
-        found = read_subjects(options.subjects, options.data, options.output, watcher)
+        found = read_subjects(
+            options.subjects,
+            options.data,
+            options.output,
+            watcher,
+            trust_code=options.trust_code,
+        )
         _begin(options, found.images, [victim.name for victim in found.victims])
         return found
     watcher.say("loading data")

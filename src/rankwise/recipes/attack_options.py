@@ -32,6 +32,8 @@ class AttackSettings:
     """Largest l2 norm of the change of an image of such pixels; also for certificates."""
     surrogate: str | None = None
     """Make adversarial images on the model of this name, and show them to all [on each itself]."""
+    trust_code: bool = False
+    """Import networks of your own that run folders name by import path: their code runs."""
     rows: int = 1000
     """Test images that are attacked, the first ones."""
     epochs: int | None = None

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
 from rankwise.check.weights import Weight
+from rankwise.io.tensor_file import opened
 from rankwise.numerics.fingerprint import Fingerprint, fingerprint
 
 
@@ -31,18 +30,15 @@ def base_weights(base: str, weights: dict[str, Weight]) -> dict[str, BaseWeight]
     """
     keys: dict[str, Path] = {}
     for file in _files(base):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                keys.update(dict.fromkeys(opened.keys(), file))
-        except SafetensorError as error:
-            raise ValueError(f"--base: {file} is not a whole safetensors file: {error}") from error
+        with opened(file, "--base: ") as tensors:
+            keys.update(dict.fromkeys(tensors.keys(), file))
     found: dict[str, BaseWeight] = {}
     for name, weight in weights.items():
         key = matching(name, keys)
         if key is None:
             continue
-        with safe_open(keys[key], framework="pt") as opened:
-            W = opened.get_tensor(key)
+        with opened(keys[key], "--base: ") as tensors:
+            W = tensors.get_tensor(key)
         # A Conv1D of GPT-2's kind stores its weight as (in, out).
         if tuple(W.shape) in (weight.point.shape, weight.point.shape[::-1]):
             found[name] = BaseWeight(fingerprint(W), float(W.float().norm()))

@@ -17,7 +17,7 @@ def is_causal(source: str | Path) -> bool:
             'pretrained models need transformers: pip install "rankwise[finetune]"'
         ) from error
     try:
-        config: Any = AutoConfig.from_pretrained(source)
+        config: Any = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -69,9 +69,13 @@ def load_pretrained(source: str | Path, kind: str) -> tuple[Any, Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model, loaded = getattr(transformers, kind).from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
+            source,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]

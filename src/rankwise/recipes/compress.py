@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rankwise.io.atomic import write_text
 from rankwise.io.card import Card, Measurement
 from rankwise.io.checkpoint import load, save
+from rankwise.io.json_object import read_object
 from rankwise.io.plain import save_plain
 from rankwise.nn.low_rank import low_rank_layers
 from rankwise.optim.optimizer import Optimizer
@@ -88,7 +89,7 @@ def _cut_model(
     file, factors = options.output / CUT, options.output / FACTORS
     model = copy.deepcopy(original)
     if options.resume and file.exists():
-        cut = Cut.from_json(json.loads(file.read_text(encoding="utf-8")))
+        cut = _read_cut(file)
         if cut.weights != fingerprint(original):
             raise ValueError(f"{file}: the run was started with other weights of the model")
         factorize_(model, rank=cut.ranks, init=Random())
@@ -102,6 +103,14 @@ def _cut_model(
     save(model, factors)
     write_text(file, json.dumps(cut.to_json()) + "\n")
     return cut, model
+
+
+def _read_cut(file: Path) -> Cut:
+    values = read_object(file, "cut")
+    try:
+        return Cut.from_json(values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from error
 
 
 def fingerprint(model: nn.Module) -> str:

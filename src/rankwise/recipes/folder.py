@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rankwise.io.atomic import write_text
+from rankwise.io.json_object import read_object
 
 OPTIONS, METRICS = "options.json", "metrics.json"
 POSITIONAL = {"positional": True}
@@ -51,6 +52,8 @@ def prepared(asked: Asked) -> Asked:
     """
     asked.check()
     folder, file = asked.output, asked.output / OPTIONS
+    if asked.resume or asked.overwrite:
+        check_links(folder)
     if asked.resume:
         return _resumed(asked)
     if folder.exists() and not folder.is_dir():
@@ -66,6 +69,18 @@ def prepared(asked: Asked) -> Asked:
     return asked
 
 
+def check_links(folder: Path) -> None:
+    """ValueError for a link in `folder` that leads out of it: a run writes and removes in there."""
+    home = folder.resolve()
+    for place, inner, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*inner, *files)):
+            if path.is_symlink() and home not in path.resolve().parents:
+                raise ValueError(
+                    f"{path} is a link out of {folder}, where files are written and removed: "
+                    "remove the link, or name another --output"
+                )
+
+
 def begin(options: RunOptions, names: Iterable[str]) -> None:
     """The folder of a new run: without the files `names` of an earlier one, with its options."""
     folder = options.output
@@ -77,13 +92,7 @@ def begin(options: RunOptions, names: Iterable[str]) -> None:
 
 def read_options(file: Path) -> dict[str, Any]:
     """What a run was started with; ValueError, naming the file, where it is not that."""
-    try:
-        written = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(written, dict):
-        raise ValueError(f"{file} is damaged: it holds no options")
-    return written
+    return read_object(file, "options")
 
 
 def conflicts(asked: Any, saved: Any) -> list[str]:
@@ -107,6 +116,11 @@ def _typed(value: Any) -> str:
     return (" ".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
 
+def is_import_path(name: Any) -> bool:
+    """Whether it is of the form `package.module:factory`."""
+    return isinstance(name, str) and all(name.partition(":")) and not Path(name).exists()
+
+
 def require(holds: bool, name: str, rule: str, got: Any) -> None:
     """ValueError that names an option, unless `holds`."""
     if not holds:
@@ -127,8 +141,14 @@ def _resumed(asked: Asked) -> Asked:
     try:
         saved: Asked = type(asked).from_json(written)
         saved.check()
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from error
+    model = getattr(saved, "model", None)
+    if is_import_path(model) and getattr(asked, "model", None) != model:
+        raise ValueError(
+            f"{file} names the network {model}, whose code would run: name it too to go on, "
+            f"--model {model}"
+        )
     differing = conflicts(asked, saved)
     if differing:
         raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")

@@ -1,8 +1,11 @@
 """Reading idx files, the format of MNIST and Fashion-MNIST: plain or gzipped."""
 
 import gzip
+import math
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +13,9 @@ from torch import Tensor
 PARTS = ("train", "t10k")
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 UNSIGNED_BYTES = 0x08
+MOST_AXES = 3
+MAX_VALUES = 2**30
+"""Bytes of an array, twenty times MNIST: a few kilobytes of gzip can hold as many."""
 
 
 class Labelled(NamedTuple):
@@ -19,22 +25,29 @@ class Labelled(NamedTuple):
     labels: Tensor
 
 
-def read_idx(content: bytes, name: str) -> Tensor:
-    """The array of bytes in `content`; ValueError with the file's `name` if it is none.
+def read_idx(file: IO[bytes], name: str) -> Tensor:
+    """The array of bytes in `file`; ValueError with the file's `name` if it is none.
 
     Two zero bytes, the type, the number of axes, each axis as four bytes with the highest first.
+    No more is read, and unpacked, than this header promises.
     """
-    axes = content[3] if len(content) > 3 else 0
-    start = 4 + 4 * axes
-    if content[:3] != bytes([0, 0, UNSIGNED_BYTES]) or len(content) < start:
-        raise ValueError(f"{name}: not an idx file of unsigned bytes")
-    shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes)]
-    values = torch.frombuffer(bytearray(content), dtype=torch.uint8)[start:]
-    if values.numel() != torch.Size(shape).numel():
-        raise ValueError(
-            f"{name}: {values.numel()} values, but the header says {'x'.join(map(str, shape))}"
-        )
-    return values.reshape(shape)
+    head = file.read(4)
+    axes = head[3] if len(head) == 4 else 0
+    sizes = file.read(4 * axes) if axes <= MOST_AXES else b""
+    if head[:3] != bytes([0, 0, UNSIGNED_BYTES]) or len(sizes) != 4 * axes or not axes:
+        raise ValueError(f"{name}: not an idx file of unsigned bytes with 1 to {MOST_AXES} axes")
+    shape = [int.from_bytes(sizes[4 * i : 4 * i + 4], "big") for i in range(axes)]
+    promised = "x".join(map(str, shape))
+    count = math.prod(shape)
+    if count > MAX_VALUES:
+        raise ValueError(f"{name}: the header says {promised}; {MAX_VALUES:,} values are the most")
+    content = file.read(count + 1)
+    if len(content) != count:
+        found = f"{len(content)} values" if len(content) < count else "more values"
+        raise ValueError(f"{name}: {found}, but the header says {promised}")
+    if not count:
+        return torch.empty(shape, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(shape)
 
 
 def idx_folder(folder: Path) -> tuple[Labelled, Labelled]:
@@ -61,12 +74,16 @@ def _part(folder: Path, part: str) -> Labelled:
 
 
 def _read(folder: Path, name: str) -> Tensor:
-    for path, opened in ((folder / name, open), (folder / f"{name}.gz", gzip.open)):
+    ways: tuple[tuple[Path, Callable[..., Any]], ...] = (
+        (folder / name, open),
+        (folder / f"{name}.gz", gzip.open),
+    )
+    for path, opened in ways:
         if path.is_file():
             try:
                 with opened(path, "rb") as file:
-                    return read_idx(file.read(), str(path))
-            except (gzip.BadGzipFile, EOFError) as error:
+                    return read_idx(file, str(path))
+            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise ValueError(f"{path}: {error}") from None
     raise FileNotFoundError(f"{folder} has no {name} or {name}.gz")
 

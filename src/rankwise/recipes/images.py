@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,10 @@ from rankwise.recipes.mnist import mnist_parts
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 FOLDERS = ("train", "test")
+FORMATS = ("PNG", "JPEG")
+"""By content, whatever the name: Pillow opens others by programs that are not its own."""
+MAX_PIXELS = 2**24
+"""Of a picture; a small file can say that it is of any size."""
 
 
 class Images(NamedTuple):
@@ -140,15 +145,24 @@ def _pixels(path: Path, like: Tensor | None) -> Tensor:
         from PIL import Image
     except ImportError as error:
         raise ImportError("reading pictures needs Pillow: pip install pillow") from error
-    with Image.open(path) as picture:
-        grey = like.shape[0] == 1 if like is not None else picture.mode in ("1", "L")
-        converted = picture.convert("L" if grey else "RGB")
-        shape = (converted.height, converted.width, 1 if grey else 3)
-        values = torch.frombuffer(bytearray(converted.tobytes()), dtype=torch.uint8)
-    pixels = values.reshape(shape).permute(2, 0, 1)
-    if like is not None and pixels.shape != like.shape:
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            _check_size(path, picture.size, like)
+            grey = like.shape[0] == 1 if like is not None else picture.mode in ("1", "L")
+            content = bytearray(picture.convert("L" if grey else "RGB").tobytes())
+            shape = (picture.height, picture.width, 1 if grey else 3)
+    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is no whole picture in PNG or JPEG: {error}") from error
+    return torch.frombuffer(content, dtype=torch.uint8).reshape(shape).permute(2, 0, 1)
+
+
+def _check_size(path: Path, size: tuple[int, int], like: Tensor | None) -> None:
+    """By the header, before pixels are unpacked."""
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{path} is {width}x{height}; {MAX_PIXELS:,} pixels are the most")
+    if like is not None and (height, width) != like.shape[1:]:
         raise ValueError(
-            f"{path} is {shape[1]}x{shape[0]}, the first picture is "
+            f"{path} is {width}x{height}, the first picture is "
             f"{like.shape[2]}x{like.shape[1]}; all must be of one size"
         )
-    return pixels

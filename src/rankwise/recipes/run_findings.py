@@ -1,19 +1,18 @@
 """What a run folder, an adapter, or a record of losses tells, file by file."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from safetensors import SafetensorError, safe_open
 
 from rankwise.check.base import base_finding, compared
 from rankwise.check.curve import Line, RuleText, curve_findings, rank_bounds, rule_text
 from rankwise.check.finding import Finding, fault, fine, some, warning
 from rankwise.check.weights import Weight, weights_findings
 from rankwise.io.adapter_file import FILE_NAME
+from rankwise.io.json_object import parsed
 from rankwise.io.peft_config import CONFIG
 from rankwise.io.peft_folder import WEIGHTS
+from rankwise.io.tensor_file import opened
 from rankwise.recipes.base_files import base_weights
 from rankwise.recipes.folder import METRICS, OPTIONS
 from rankwise.recipes.weight_files import (
@@ -23,6 +22,7 @@ from rankwise.recipes.weight_files import (
     read_lora,
     read_weights,
 )
+from rankwise.report.fields import CURVE, check_fields, count
 from rankwise.report.history import HISTORY
 from rankwise.report.recorder import RUN
 
@@ -130,12 +130,13 @@ def read_lines(path: Path) -> tuple[list[Line], str]:
     lines: list[Line] = []
     for number, entry in enumerate(whole, 1):
         try:
-            line = json.loads(entry)
-            float("inf" if line["loss"] is None else line["loss"])
-            lines.append(line)
-        except (ValueError, KeyError, TypeError):
+            line = parsed(entry, f"{path}, line {number}")
+            check_fields(f"{path}, line {number}", line, CURVE)
+            line["loss"]
+        except (ValueError, KeyError):
             cut_off = number == len(whole) and not text.endswith("\n")
             return lines, "" if cut_off else f"{path}: line {number} is not a step with a loss"
+        lines.append(line)
     return lines, ""
 
 
@@ -163,11 +164,12 @@ def _folder_findings(folder: Folder, base: str | None) -> list[Finding]:
     names = [p.name for p in sorted(folder.path.iterdir()) if p.suffix in (".json", ".safetensors")]
     found = [_files_finding(names, list(folder.damaged))]
     found += _complete(folder)
+    skipped = folder.metrics.get("skipped_steps")
     found += curve_findings(
         folder.history,
         rule=folder.rule,
         relative=folder.relative,
-        skipped=folder.metrics.get("skipped_steps"),
+        skipped=skipped if count(skipped) else None,
         fits_already="heal_steps" in folder.options,
     )
     if folder.file is not None:
@@ -292,8 +294,8 @@ def _kept_beside(path: Path) -> set[str]:
     for file in (*path.glob("*.safetensors"), *(path / LORA).glob("*.safetensors")):
         if file.name not in (*WEIGHT_FILES, WEIGHTS):
             try:
-                with safe_open(file, framework="pt") as opened:
-                    kept.update(opened.keys())
-            except SafetensorError:
+                with opened(file) as tensors:
+                    kept.update(tensors.keys())
+            except ValueError:
                 continue  # Told among the damaged files.
     return kept

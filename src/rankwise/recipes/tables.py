@@ -1,16 +1,18 @@
 """Reading labelled texts from .csv, .tsv and .jsonl files, with errors that name row and column."""
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TextIO
 
+from rankwise.io.json_object import parsed
 from rankwise.recipes.examples import Dataset, Example, split
 
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "message", "tweet")
 LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "rating", "y")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+MAX_LINE = 2**24
+"""Characters of a line, beyond any text that one trains on."""
 
 
 class Row(NamedTuple):
@@ -83,10 +85,11 @@ def records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
         raise ValueError(f"{path}: the name must end in .csv, .tsv or .jsonl")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = _lines(path, file)
             if suffix == ".jsonl":
-                yield from _json_lines(path, file)
+                yield from _json_lines(path, lines)
             else:
-                yield from _separated(path, file, SEPARATORS[suffix])
+                yield from _separated(path, lines, SEPARATORS[suffix])
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
@@ -104,38 +107,55 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    """No more of a line is read than `MAX_LINE`."""
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise ValueError(f"{path}, line {number}: more than {MAX_LINE:,} characters")
+        yield line
+
+
 def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, object]]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: a JSON object is needed, got {line[:40]!r}")
-        yield number, record
+        yield number, parsed(line, f"{path}, line {number}", "JSON object")
 
 
 def _separated(
     path: Path, file: Iterator[str], separator: str
 ) -> Iterator[tuple[int, dict[str, object]]]:
-    reader = csv.reader(file, delimiter=separator)
-    header = next(reader, None)
+    reader = _cells(path, csv.reader(file, delimiter=separator))
+    header, _ = next(reader, (None, 1))
     if not header:
         raise ValueError(f"{path}: the first line must name the columns")
     doubled = sorted({name for name in header if header.count(name) > 1})
     if doubled:
         raise ValueError(f"{path}, line 1: column {doubled[0]!r} is there twice")
-    start = reader.line_num + 1
-    for cells in reader:
+    for cells, start in reader:
         if cells:
             if len(cells) != len(header):
                 raise ValueError(
                     f"{path}, line {start}: {len(cells)} columns, the header has {len(header)}"
                 )
             yield start, dict(zip(header, cells, strict=True))
+
+
+def _cells(path: Path, reader: Any) -> Iterator[tuple[list[str], int]]:
+    """Each row with the line on which it begins."""
+    while True:
         start = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}, line {start}: {error}; is there a quote without its end?"
+            ) from None
+        if cells is None:
+            return
+        yield cells, start
 
 
 def _column(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from rankwise.io.json_object import short
 from rankwise.io.training import load_training, save_training
 from rankwise.optim.layers import numbers_held
 from rankwise.optim.optimizer import Optimizer
@@ -122,11 +123,14 @@ def _restored(run: Run) -> int:
     progress = load_training(
         path, model=run.model, optimizer=run.optimizer, scheduler=run.scheduler
     )
-    if progress["identity"] != run.identity:
+    identity, step = progress.get("identity"), progress.get("step")
+    if identity != run.identity:
         torch.set_rng_state(random_state)
-        changed = [k for k, v in run.identity.items() if progress["identity"].get(k) != v]
+        known = identity if isinstance(identity, dict) else {}
+        changed = [k for k, v in run.identity.items() if known.get(k) != v]
         raise ValueError(f"{path}: the run was started with other {' and '.join(changed)}")
-    step: int = progress["step"]
+    if type(step) is not int or not 0 <= step <= run.steps:
+        raise ValueError(f"{path}: it is of step {short(step)}, the run has {run.steps}")
     return step
 
 

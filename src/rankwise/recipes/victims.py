@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rankwise.io.checkpoint import load
 from rankwise.recipes.attack_options import DEFAULT_DATA
-from rankwise.recipes.folder import METRICS, OPTIONS, read_options
+from rankwise.recipes.folder import METRICS, OPTIONS, is_import_path, read_options
 from rankwise.recipes.history import Watcher
 from rankwise.recipes.image_subject import load_weights_
 from rankwise.recipes.images import Images, read_images
@@ -42,14 +42,27 @@ class Subjects(NamedTuple):
 
 
 def read_subjects(
-    subjects: Sequence[str], data: str | None, output: Path, watcher: Watcher
+    subjects: Sequence[str],
+    data: str | None,
+    output: Path,
+    watcher: Watcher,
+    *,
+    trust_code: bool = False,
 ) -> Subjects:
     """Run folders and import paths, all for the same images; names differ.
+
+    Only with `trust_code` is a network imported that the files of a run name.
 
     Raises ValueError, FileNotFoundError, ImportError or TypeError, naming the subject.
     """
     folders = {s: Path(s) for s in subjects if not all(s.partition(":")) or Path(s).is_dir()}
     runs = {s: run_options(folder) for s, folder in folders.items()}
+    for subject, run in runs.items():
+        if is_import_path(run.model) and not trust_code:
+            raise ValueError(
+                f"the run in {subject} names the network {run.model}, whose code would run: "
+                "--trust-code imports it"
+            )
     places = Counter(str(folders[s].resolve()) if s in folders else s for s in subjects)
     if len(places) < len(subjects):
         raise ValueError(f"{places.most_common(1)[0][0]} is given twice; each subject has one name")
@@ -105,7 +118,12 @@ def run_options(folder: Path) -> TrainOptions:
         raise ValueError(
             f"the run in {folder} is not finished; rankwise train --resume --output {folder}"
         )
-    return TrainOptions.from_json(values)
+    try:
+        run = TrainOptions.from_json(values)
+        run.check()
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from error
+    return run
 
 
 def victims_of_run(folder: Path, run: TrainOptions, images: Images) -> list[Victim]:

@@ -4,22 +4,23 @@
 is a ValueError, everything else is for the checks.
 """
 
-import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rankwise.check.weights import Weight
 from rankwise.io import adapter_file, training
 from rankwise.io.document import METADATA_KEY, Document, read_document
 from rankwise.io.fingerprint import from_entry
+from rankwise.io.json_object import parsed, read_object, short
 from rankwise.io.peft_config import CONFIG
 from rankwise.io.peft_folder import PREFIX, SIDE, WEIGHTS
 from rankwise.io.stored import KINDS, join, stored
+from rankwise.io.tensor_file import opened, read_tensors
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.numerics.tucker import Tucker
@@ -46,16 +47,13 @@ def format_of(path: Path) -> str | None:
     Raises ValueError for a file that is not safetensors.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with opened(path) as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if text is None:
         return None
-    try:
-        return str(json.loads(text)["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: {METADATA_KEY!r} in the metadata is broken: {error}") from error
+    return str(parsed(text, f"{path}: {METADATA_KEY!r} in the metadata").get("format"))
 
 
 def read_weights(path: Path) -> WeightFile:
@@ -91,13 +89,27 @@ def _weights(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) ->
             based = bool(entry.get("base", True))
             mark = from_entry(path, name, entry)
             norm = None if mark is None else mark.rms * math.sqrt(_numel(point))
-            weights[name] = Weight(point, float(entry["scale"]), based, norm)
+            weights[name] = Weight(_matrices(point), _finite(entry["scale"]), based, norm)
             if based:
                 marks[name] = mark
         dense = tuple(map(str, content["dense"]))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: an entry is missing or broken: {error}") from error
     return WeightFile(path, weights, marks, dense, _flaw(path, tensors, content))
+
+
+def _matrices(point: Factors | Tucker) -> Factors | Tucker:
+    """`point`, if it has the shapes of one, whatever its entries are."""
+    type(point)(*(torch.zeros_like(t, dtype=torch.float32) for t in point)).checked()
+    if not all(t.is_floating_point() and t.numel() for t in point):
+        raise ValueError("factors must be floating-point numbers, at least one each")
+    return point
+
+
+def _finite(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"a scale must be a finite number, got {short(value)}")
+    return float(value)
 
 
 def _numel(point: Factors | Tucker) -> int:
@@ -124,20 +136,17 @@ def read_lora(folder: Path) -> WeightFile:
         )
     if not path.is_file():
         raise ValueError(f"{folder} has no {WEIGHTS}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    tensors = read_tensors(path).tensors
     weights: dict[str, Weight] = {}
     for key, A in tensors.items():
         match = SIDE.fullmatch(key.removeprefix(PREFIX))
         if match and match[2] in ("A.weight", "embedding_A"):
             other = match[2].replace("A", "B")
             B = tensors.get(f"{key.removesuffix(match[2])}{other}")
-            if B is None or A.ndim < 2 or B.ndim != A.ndim or B.shape[1] != A.shape[0]:
+            if B is None or not _fit(A, B):
                 raise ValueError(f"{path}: {key} has no lora_B that fits")
-            scale, A, B = _lora_scale(config, A.shape[0]), A.flatten(1), B.flatten(1)
+            scale = _lora_scale(folder / CONFIG, config, A.shape[0])
+            A, B = A.flatten(1), B.flatten(1)
             # The table of an embedding is the transpose of PEFT's product.
             f = _factors(B.mT, A.mT) if match[2] == "embedding_A" else _factors(A, B)
             weights[match[1]] = Weight(f, scale, True)
@@ -155,18 +164,28 @@ def _factors(A: Tensor, B: Tensor) -> Factors:
     return Factors(U, R @ T.mT, V)
 
 
-def _lora_scale(config: dict[str, Any], rank: int) -> float:
+def _fit(A: Tensor, B: Tensor) -> bool:
+    """Whether the product `B A` is a matrix, with numbers in it."""
+    if A.ndim < 2 or B.ndim != A.ndim or not all(t.is_floating_point() for t in (A, B)):
+        return False
+    return B.shape[1] == A.shape[0] and bool(A.numel() and B.numel()) and set(B.shape[2:]) <= {1}
+
+
+def _lora_scale(path: Path, config: dict[str, Any], rank: int) -> float:
     """`alpha / r`; patterns for single layers do not matter for an order of magnitude."""
-    alpha, r = float(config.get("lora_alpha", rank)), int(config.get("r", rank))
+    r = config.get("r", rank)
+    try:
+        alpha = _finite(config.get("lora_alpha", rank))
+    except ValueError as error:
+        raise ValueError(f"{path}: 'lora_alpha': {error}") from error
+    if type(r) is not int or not 1 <= r <= 2**31:
+        raise ValueError(f"{path}: the rank 'r' must be an int of at least 1, got {short(r)}")
     return alpha / (math.sqrt(r) if config.get("use_rslora") else r)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object; ValueError, naming it, where it does not."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_object(path)
+    except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds {type(value).__name__}, not an object")
-    return value

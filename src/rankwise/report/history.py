@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.io.atomic import write_text
+from rankwise.io.json_object import parsed
+from rankwise.report.fields import CURVE, check_fields
 
 HISTORY = "history.jsonl"
 ALWAYS_NUMBERS = ("loss", "gradient_norm")
@@ -21,7 +23,9 @@ def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def append_line(path: Path, line: Line) -> None:
-    """Add one step."""
+    """Add one step; ValueError for a link, which may lead anywhere."""
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link, which is not written through: remove it")
     with path.open("a", encoding="utf-8") as file:
         file.write(_text(line))
 
@@ -32,15 +36,32 @@ def write_history(path: Path, lines: list[Line]) -> None:
 
 
 def read_history(path: Path) -> list[Line]:
-    """All steps; a last line that was cut off by a crash is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    """All steps; a last line that was cut off by a crash is left out, with what follows it.
+
+    Raises ValueError, naming file and line, where a line is no step that comes after the one
+    before.
+    """
+    lines: list[Line] = []
+    for number, text in enumerate(_texts(path), 1):
+        where = f"{path}, line {number}"
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
+            line = parsed(text, where)
+        except ValueError:
             break
+        check_fields(where, line, {"step": CURVE["step"], "loss": CURVE["loss"]})
+        if line.get("step", 0) <= (lines[-1]["step"] if lines else 0):
+            raise ValueError(f"{where} is damaged: 'step' must be larger than in the line before")
         lines.append(line | {k: nan for k in ALWAYS_NUMBERS if k in line and line[k] is None})
     return lines
+
+
+def _texts(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def truncate_history(path: Path, steps: int) -> list[Line]:
@@ -49,7 +70,7 @@ def truncate_history(path: Path, steps: int) -> list[Line]:
     Raises ValueError if steps are missing.
     """
     lines = [line for line in read_history(path) if line["step"] <= steps]
-    if [line["step"] for line in lines] != list(range(1, steps + 1)):
+    if len(lines) != steps or any(line["step"] != i for i, line in enumerate(lines, 1)):
         raise ValueError(f"{path} does not hold steps 1 to {steps} of the run to resume")
     write_history(path, lines)
     return lines

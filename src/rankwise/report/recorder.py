@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rankwise.io.atomic import write_text
+from rankwise.io.json_object import read_object
 from rankwise.io.path import given_path
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.together import replicas_of
@@ -223,8 +224,9 @@ class Recorder:
     def _started(self) -> str:
         file = self.folder / RUN
         if self._last is not None and file.exists():
-            started: str = json.loads(file.read_text(encoding="utf-8"))["started"]
-            return started
+            started = read_object(file).get("started")
+            if isinstance(started, str):
+                return started
         return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 

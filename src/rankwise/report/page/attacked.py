@@ -11,7 +11,8 @@ def attack_charts(runs: Sequence[Run]) -> list[Chart]:
     """One an attack, a curve a model; certified accuracies where there are some."""
     charts: list[Chart] = []
     for run in runs:
-        models: dict[str, Any] = (run.metrics or {}).get("models") or {}
+        told = run.metrics if run.command == "attack" else None
+        models: dict[str, Any] = (told or {}).get("models") or {}
         titles = dict.fromkeys(title for m in models.values() for title in m.get("attacks", {}))
         found = {t: {n: m["attacks"].get(t) for n, m in models.items()} for t in titles}
         found["Certified, l2"] = {

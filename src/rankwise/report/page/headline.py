@@ -106,7 +106,7 @@ def sentence(run: Run) -> str:
             f"{o.get('data')} in {steps} of {o.get('batch_size')} images{twin}."
         )
     if run.command == "compress":
-        keep = number_at(m, "keep") or o.get("keep")
+        keep = number_at(m, "keep") or number_at(o, "keep")
         share = "" if keep is None else f" to {keep:.0%} of its layers' weights"
         return (
             f"{m.get('subject') or o.get('model') or 'A model'}, cut{share} and healed in {steps}."

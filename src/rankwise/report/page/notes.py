@@ -74,7 +74,7 @@ def _loss(network: Network) -> list[str]:
 
 def _ranks(run: Run, network: Network) -> list[str]:
     layers = layers_of(run, network)
-    rule = network.about.get("optimizer", {}).get("rank_rule", "")
+    rule = network.about.get("optimizer", {}).get("rank_rule") or ""
     full = sum(map(at_full, layers))
     notes = []
     if full:
@@ -82,7 +82,7 @@ def _ranks(run: Run, network: Network) -> list[str]:
             f"{full} of {len(layers)} layers end at the largest rank that they can have: low rank "
             "saves nothing there."
         )
-    cap = re.search(r"max_rank=(\d+)", rule)
+    cap = re.search(r"max_rank=(\d{1,15})\b", rule)
     if cap and (pinned := sum(size(layer.end) >= int(cap[1]) for layer in layers)):
         notes.append(
             f"{pinned} of {len(layers)} layers end at the limit max_rank={cap[1]}: they may want "

@@ -1,11 +1,19 @@
 """What the folder of a run holds, read without the code that made it."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rankwise.io.json_object import read_object
+from rankwise.report.fields import (
+    ABOUT,
+    ATTACK,
+    ATTACK_OPTIONS,
+    LINE,
+    MOST,
+    check_fields,
+)
 from rankwise.report.history import HISTORY, Line, read_history
 from rankwise.report.recorder import METRICS, RUN
 
@@ -67,33 +75,55 @@ def _read(folder: Path, name: str) -> Run:
             f"{folder} holds no run, neither {HISTORY} nor {METRICS}; "
             f"`rankwise finetune --output {folder}` makes one"
         )
-    table = _read_table(folder / TABLE)
-    return Run(folder, name, _read_json(folder / OPTIONS) or {}, metrics, networks, table)
+    table, options = _read_table(folder / TABLE), _read_json(folder / OPTIONS) or {}
+    run = Run(folder, name, options, metrics, networks, table)
+    if run.command == "attack":
+        check_fields(str(folder / OPTIONS), options, ATTACK_OPTIONS)
+        check_fields(str(folder / METRICS), metrics or {}, ATTACK)
+    return run
 
 
 def _network(folder: Path, part: Path) -> Network:
     place = folder / part
     name = "" if part == Path() else part.as_posix()
-    return Network(name, read_history(place / HISTORY), _read_json(place / RUN) or {})
+    lines, about = read_history(place / HISTORY), _read_json(place / RUN) or {}
+    check_fields(str(place / RUN), about, ABOUT)
+    for number, line in enumerate(lines, 1):
+        check_fields(f"{place / HISTORY}, line {number}", line, LINE)
+    _check_layers(place / HISTORY, lines, about)
+    return Network(name, lines, about)
+
+
+def _check_layers(file: Path, lines: Sequence[Line], about: Mapping[str, Any]) -> None:
+    """All that is told of layers is told of the same ones."""
+    first = next((line["ranks"] for line in lines if "ranks" in line), None)
+    forms = None if first is None else [_modes(rank) for rank in first]
+    described = about.get("layers")
+    if forms and described and forms != [len(layer["full"]) for layer in described]:
+        raise ValueError(f"{file} is damaged: its ranks are not of the layers in {RUN}")
+    for number, line in enumerate(lines, 1):
+        ranks = [_modes(rank) for rank in line["ranks"]] if "ranks" in line else forms
+        if ranks != forms or len(line.get("spectra") or forms or []) != len(forms or []):
+            raise ValueError(f"{file}, line {number} is damaged: it tells of other layers")
+
+
+def _modes(rank: Any) -> int:
+    return len(rank) if isinstance(rank, list) else 1
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged: it holds no object")
-    return found
+    return read_object(file) if file.exists() else None
 
 
 def _read_table(file: Path) -> list[list[str]]:
     """The cells of a table in Markdown, without the line below its header."""
     if not file.exists():
         return []
-    lines = [x for x in file.read_text(encoding="utf-8").splitlines() if x.startswith("|")]
+    try:
+        whole = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    lines = [line for line in whole if line.startswith("|")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [row for row in rows if not all(set(cell) <= set("-:") and cell for cell in row)]
 
@@ -108,8 +138,8 @@ def _names(places: Sequence[Path]) -> list[str]:
 
 
 def number_at(metrics: Mapping[str, Any] | None, *path: str) -> float | None:
-    """What is below these keys, if it is there and a number."""
+    """What is below these keys, if it is there and a number that can be drawn."""
     found: Any = metrics
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, (int, float)) and not isinstance(found, bool) else None
+    return found if type(found) in (int, float) and abs(found) <= MOST else None
