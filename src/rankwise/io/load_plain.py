@@ -21,10 +21,11 @@ def load_plain(model: nn.Module, path: str | PathLike[str]) -> nn.Module:
     with safe_open(path, framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}
         metadata = file.metadata() or {}
-    if "linear" not in metadata:
-        raise ValueError(f"{path}: no 'linear' in its metadata, as rankwise writes it")
+    try:
+        linear = json.loads(metadata["linear"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no 'linear' in its metadata as rankwise writes it") from error
     shared = {name: kept for name, kept in metadata.items() if kept in state}
-    linear = json.loads(metadata["linear"])
     state.update({name: state[kept] for name, kept in shared.items()})
     model = copy.deepcopy(model)
     made: dict[int, nn.Module] = {}
@@ -55,13 +56,15 @@ def load_plain(model: nn.Module, path: str | PathLike[str]) -> nn.Module:
 
 def _thin_layers(layer: Any, weights: list[Tensor], bias: bool) -> nn.Module:
     """Layers with weights of these shapes in place of one; inner widths are the ranks."""
-    first, *_, last = weights
-    inner = first.shape[1] if isinstance(layer, nn.Embedding) else first.shape[0]
-    fit = all(w.ndim == layer.weight.ndim and w.numel() for w in weights)
-    if not fit or len(weights) < 2 or len(weights) == 2 and last.shape[1] != inner:
-        shapes = ", ".join(str(tuple(w.shape)) for w in weights)
+    shapes = ", ".join(str(tuple(w.shape)) for w in weights)
+    if len(weights) < 2 or any(w.ndim != layer.weight.ndim or not w.numel() for w in weights):
         raise ValueError(f"thin layers of {shapes} make no {type(layer).__name__}")
+    # A file may hold small tensors of which layers as large as memory would be made.
+    first, *_, last = weights
     out, rank = last.shape[:2]
+    inner = first.shape[1] if isinstance(layer, nn.Embedding) else first.shape[0]
+    if len(weights) == 2 and rank != inner or len(weights) == 3 and rank != len(weights[1]):
+        raise ValueError(f"thin layers of {shapes} make no {type(layer).__name__}")
     parts: list[nn.Module]
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         kind: Any = type(layer)

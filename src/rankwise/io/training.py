@@ -15,6 +15,7 @@ from rankwise.distributed.sharded import whole
 from rankwise.io.document import Document, read_document, write_document
 from rankwise.io.fingerprint import check_base
 from rankwise.io.json_object import short
+from rankwise.io.optimizer_state import check_optimizer_state
 from rankwise.io.path import given_path
 from rankwise.io.random_state import check_random_state, random_state, set_random_state_
 from rankwise.io.state import check_fits, dense_trained, put_, trained_tensors
@@ -129,6 +130,7 @@ def load_training(
     check_names(document.path, set(dense_trained(model)), set(state.dense), "dense parameter")
     tree = _tree(document)
     check_random_state(document.path, tree["random"])
+    check_optimizer_state(document.path, optimizer, tree["optimizer"])
     _check_schedule(document.path, scheduler, tree["scheduler"])
     before = stored(document.path, *_copied(model))
     put_(model, state)

@@ -143,6 +143,8 @@ def _resumed(asked: Asked) -> Asked:
         saved.check()
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
     model = getattr(saved, "model", None)
     if is_import_path(model) and getattr(asked, "model", None) != model:
         raise ValueError(

@@ -85,11 +85,11 @@ def _weights(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) ->
     try:
         for name, entry in content["layers"].items():
             kind = KINDS[entry.get("kind", "matrix")]
-            point = kind(*(tensors[join(name, field)] for field in kind._fields))
+            point = _matrices(kind(*(tensors[join(name, field)] for field in kind._fields)))
             based = bool(entry.get("base", True))
             mark = from_entry(path, name, entry)
             norm = None if mark is None else mark.rms * math.sqrt(_numel(point))
-            weights[name] = Weight(_matrices(point), _finite(entry["scale"]), based, norm)
+            weights[name] = Weight(point, _finite(entry["scale"]), based, norm)
             if based:
                 marks[name] = mark
         dense = tuple(map(str, content["dense"]))

@@ -1,6 +1,7 @@
 """What the files of a run may say, field by field.
 
-Others may have written them, or a disk may have cut them. What a file does not say is nobody's fault; what it says must be of the kind that is written there.
+Others may have written them, or a disk may have cut them. What a file does not say is nobody's
+fault; what it says must be of the kind that is written there.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,0 +1,169 @@
+"""Small damage to files that were sound: to their bytes, their lines, their JSON, their tensors."""
+
+import json
+import random
+import struct
+from collections.abc import Callable
+from typing import Any
+
+STRANGE: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2, 2**31, 2**63, 10**30, 10**400, 0.5, -0.0, 1e-38, 1e38, 1e308,
+    float("nan"), float("inf"), "", " ", "x", "x" * 2000, "0", "\u2028</script>", "\ud800", "\x00",
+    "../../escape", "/dev/zero", "__class__", [], {}, [[]], [1, 2], [[1, 2], [3]], {"": {}},
+)  # fmt: skip
+"""What stands in JSON where something else is expected."""
+NUMBERS = (0.0, -0.0, 1e-45, 1e-38, 1.0, 3e38, float("nan"), float("inf"), -float("inf"))
+TYPES = ("F32", "F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F8_E8M0", "F4", "X")
+
+Mutation = Callable[[bytes, random.Random], bytes]
+
+
+def of_bytes(content: bytes, draw: random.Random) -> bytes:
+    """A flip, a cut, a doubled or overwritten piece."""
+    damaged = bytearray(content)
+    for _ in range(draw.choice((1, 1, 1, 2, 4))):
+        at, other = draw.randrange(len(damaged) + 1), draw.randrange(len(damaged) + 1)
+        size = draw.choice((1, 1, 2, 4, 8, 64))
+        way = draw.randrange(5)
+        if way == 0 and at < len(damaged):
+            damaged[at] ^= 1 << draw.randrange(8)
+        elif way == 1:
+            del damaged[at : at + size]
+        elif way == 2:
+            damaged[at:at] = damaged[other : other + size]
+        elif way == 3:
+            damaged[at : at + size] = draw.choice((b"\x00", b"\xff", b'"', b"{", b"9")) * size
+        else:
+            del damaged[at:]
+    return bytes(damaged)
+
+
+def of_lines(content: bytes, draw: random.Random) -> bytes:
+    """A line left out, doubled, moved, or damaged in itself."""
+    lines = content.splitlines(keepends=True)
+    if not lines:
+        return of_bytes(content, draw)
+    at, other = draw.randrange(len(lines)), draw.randrange(len(lines))
+    way = draw.randrange(4)
+    if way == 0:
+        del lines[at]
+    elif way == 1:
+        lines.insert(other, lines[at])
+    elif way == 2:
+        lines[at], lines[other] = lines[other], lines[at]
+    else:
+        part = of_json if lines[at].lstrip().startswith(b"{") else of_bytes
+        lines[at] = part(lines[at], draw).rstrip(b"\n") + b"\n"
+    return b"".join(lines)
+
+
+def of_json(content: bytes, draw: random.Random) -> bytes:
+    """Another value, key or depth somewhere; bytes, where it is no JSON."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return of_bytes(content, draw)
+    if draw.random() < 0.05:
+        return of_bytes(content, draw)
+    return json.dumps(changed(value, draw)).encode()
+
+
+def changed(value: Any, draw: random.Random) -> Any:
+    """`value` with one place of it changed."""
+    places = _places(value)
+    if not places:
+        return strange(draw)
+    holder, key = draw.choice(places)
+    way = draw.randrange(6)
+    if way == 0:
+        del holder[key]
+    elif way == 1 and isinstance(holder, dict):
+        holder[draw.choice(("", "x", "__class__", "kind", "../x"))] = holder.pop(key)
+    elif way == 2 and isinstance(holder, list):
+        holder.insert(key, holder[key])
+    elif way == 3:
+        other, name = draw.choice(places)
+        # By way of text: a value that holds itself is none.
+        holder[key] = json.loads(json.dumps(other[name])) if name in _keys(other) else None
+    else:
+        holder[key] = strange(draw)
+    return value
+
+
+def strange(draw: random.Random) -> Any:
+    if draw.random() < 0.03:
+        deep: Any = []
+        for _ in range(draw.choice((50, 500, 5000))):
+            deep = [deep]
+        return deep if draw.random() < 0.1 else None
+    return draw.choice(STRANGE)
+
+
+def of_tensors(content: bytes, draw: random.Random) -> bytes:
+    """A safetensors file with another header, other numbers, or damaged bytes."""
+    if len(content) < 8 or draw.random() < 0.1:
+        return of_bytes(content, draw)
+    (size,) = struct.unpack("<Q", content[:8])
+    data = bytearray(content[8 + size :])
+    try:
+        header = json.loads(content[8 : 8 + size])
+    except (ValueError, RecursionError):
+        return of_bytes(content, draw)
+    way = draw.random()
+    if way < 0.3 and len(data) >= 4:
+        at = 4 * draw.randrange(len(data) // 4)
+        data[at : at + 4] = struct.pack("<f", draw.choice(NUMBERS))
+    elif way < 0.7:
+        _change_metadata(header, draw)
+    else:
+        _change_entry(header, draw)
+    text = json.dumps(header).encode()
+    promised = len(text) if draw.random() < 0.98 else draw.choice((0, 2**31, 2**63, len(text) + 1))
+    return struct.pack("<Q", promised) + text + bytes(data)
+
+
+def _change_metadata(header: Any, draw: random.Random) -> None:
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not metadata:
+        return
+    key = draw.choice(sorted(metadata))
+    if isinstance(metadata[key], str):
+        metadata[key] = of_json(metadata[key].encode(), draw).decode("utf-8", "replace")
+
+
+def _change_entry(header: Any, draw: random.Random) -> None:
+    names = [n for n in header if n != "__metadata__"] if isinstance(header, dict) else []
+    if not names:
+        return
+    name, other = draw.choice(names), draw.choice(names)
+    entry, way = header[name], draw.randrange(6)
+    if way == 0:
+        header[name], header[other] = header[other], header[name]
+    elif way == 1:
+        header["n" * draw.choice((1, 900, 5000))] = header.pop(name)
+    elif way == 2 and isinstance(entry, dict):
+        entry["dtype"] = draw.choice(TYPES)
+    elif way == 3 and isinstance(entry, dict) and isinstance(entry.get("shape"), list):
+        entry["shape"] = entry["shape"][::-1] or [1]
+    elif way == 4 and isinstance(entry, dict):
+        at = draw.choice((0, 8, 2**40))
+        entry["shape"], entry["data_offsets"] = [0, draw.choice((1, 2**31, 2**40))], [at, at]
+    else:
+        changed(header, draw)
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+    """Every list or dict in `value`, with each of its keys."""
+    found, open_ = [], [value]
+    while open_ and len(found) < 2000:
+        holder = open_.pop()
+        for key in _keys(holder):
+            found.append((holder, key))
+            open_.append(holder[key])
+    return found
+
+
+def _keys(holder: Any) -> list[Any]:
+    if isinstance(holder, dict):
+        return list(holder)
+    return list(range(len(holder))) if isinstance(holder, list) else []

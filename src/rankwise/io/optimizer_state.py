@@ -1,0 +1,76 @@
+"""Whether the saved state of an optimizer is one that its steps can go on from.
+
+Torch takes what it is given: a wrong moment or rate is found in the next step, or never.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rankwise.io.json_object import short
+
+OF_A_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+"""Torch's names of what has the shape of its parameter."""
+COUNTS = ("steps", "skipped")
+"""What a rankwise optimizer counts."""
+
+
+def check_optimizer_state(path: Path, optimizer: Optimizer, saved: Any) -> None:
+    """ValueError, naming the file, unless groups and moments are of the kind of those here."""
+    groups = saved.get("param_groups") if isinstance(saved, dict) else None
+    states = saved.get("state") if isinstance(saved, dict) else None
+    own = optimizer.state_dict()
+    if not isinstance(groups, list) or not isinstance(states, dict):
+        raise ValueError(f"{path}: the state of the optimizer is {short(saved)}")
+    if len(groups) != len(own["param_groups"]):
+        told = f"{len(groups)} groups of parameters, this one has {len(own['param_groups'])}"
+        raise ValueError(f"{path}: the optimizer was saved with {told}")
+    for group, mine in zip(groups, own["param_groups"], strict=True):
+        _check_alike(path, "group", group, mine)
+    if "rankwise" in own and "rankwise" in saved:
+        counted = saved["rankwise"]
+        _check_alike(path, "state", counted, own["rankwise"])
+        if any(type(counted[name]) is not int or counted[name] < 0 for name in COUNTS):
+            raise ValueError(f"{path}: the optimizer counts {short(counted)}")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for place, state in states.items():
+        if type(place) is int and 0 <= place < len(parameters):
+            _check_moments(path, place, state, parameters[place])
+
+
+def _check_alike(path: Path, what: str, saved: Any, own: Mapping[str, Any]) -> None:
+    if not isinstance(saved, dict):
+        raise ValueError(f"{path}: a {what} of the optimizer is {short(saved)}")
+    for name, value in own.items():
+        if name not in saved or not _alike(saved[name], value):
+            raise ValueError(
+                f"{path}: {name!r} in a {what} of the optimizer is {short(saved.get(name))}, here "
+                f"it is {short(value)}"
+            )
+
+
+def _alike(saved: Any, own: Any) -> bool:
+    if isinstance(own, (int, float)):
+        return isinstance(saved, (int, float)) and math.isfinite(saved)
+    if isinstance(own, Tensor):
+        return isinstance(saved, Tensor) and saved.shape == own.shape
+    if isinstance(own, (tuple, list)):
+        same = isinstance(saved, (tuple, list)) and len(saved) == len(own)
+        return same and all(map(_alike, saved, own))
+    return own is None or isinstance(saved, type(own))
+
+
+def _check_moments(path: Path, place: int, state: Any, parameter: Tensor) -> None:
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: the optimizer's state of parameter {place} is {short(state)}")
+    for name in OF_A_PARAMETER:
+        value = state.get(name)
+        if value is not None and getattr(value, "shape", None) != parameter.shape:
+            raise ValueError(
+                f"{path}: {name!r} of the optimizer's parameter {place} does not have its shape, "
+                f"{tuple(parameter.shape)}"
+            )
