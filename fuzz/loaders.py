@@ -4,9 +4,12 @@ A loader gets bytes and an empty folder. It must return, or raise `ValueError`, 
 `OSError` with a message that names the file (for arguments: that is not empty).
 """
 
+import contextlib
 import copy
 import gzip
 import io
+import json
+import os
 import random
 import struct
 import zlib
@@ -20,11 +23,12 @@ from mutate import Mutation, of_bytes, of_json, of_lines, of_tensors
 from torch import nn
 
 import rankwise as rw
+from rankwise.cli.main import call, commands
 from rankwise.io.load_plain import load_plain
 from rankwise.io.plain import save_plain
 from rankwise.io.training import load_training, save_training
+from rankwise.recipes import idx
 from rankwise.recipes.folder import OPTIONS, prepared
-from rankwise.recipes.idx import read_idx
 from rankwise.recipes.images import _pixels
 from rankwise.recipes.language_files import read_language, read_paragraphs
 from rankwise.recipes.options import FinetuneOptions
@@ -39,6 +43,9 @@ SEPARATOR = b"\x1e\n"
 """Between the files of a folder."""
 
 
+HARMLESS = ("report", "convert")
+
+
 class Loader(NamedTuple):
     """A reader, and what it is tried with."""
 
@@ -48,6 +55,8 @@ class Loader(NamedTuple):
     read: Callable[[bytes, Path], object]
     mutations: tuple[Mutation, ...]
     """Of each file of a folder its own; the last of all that follow."""
+    named: bool = True
+    """Whether it is a file, which messages have to name."""
 
     def damaged(self, content: bytes, draw: random.Random) -> bytes:
         if draw.random() < 0.05:
@@ -106,14 +115,10 @@ def checkpoint_seeds(folder: Path) -> list[bytes]:
 
 
 def read_checkpoint(content: bytes, folder: Path) -> None:
-    """Reads, and takes a step: what was let in must train."""
     path = folder / "checkpoint.safetensors"
     path.write_bytes(content)
     model, optimizer, scheduler = training()
     load_training(path, model=model, optimizer=optimizer, scheduler=scheduler)
-    model(torch.ones(8, 6)).square().mean().backward()
-    optimizer.step()
-    scheduler.step()
 
 
 def peft_seeds(folder: Path) -> list[bytes]:
@@ -194,8 +199,6 @@ def doctor_run(content: bytes, folder: Path) -> None:
 
 
 def options_seeds(folder: Path) -> list[bytes]:
-    import json
-
     return [json.dumps(o.to_json()).encode() for o in (FinetuneOptions(), TrainOptions())]
 
 
@@ -252,7 +255,7 @@ def idx_seeds(folder: Path) -> list[bytes]:
 
 
 def read_plain_idx(content: bytes, folder: Path) -> None:
-    read_idx(io.BytesIO(content), "a.idx")
+    idx.read_idx(io.BytesIO(content), "a.idx")
 
 
 def packed_idx_seeds(folder: Path) -> list[bytes]:
@@ -260,8 +263,6 @@ def packed_idx_seeds(folder: Path) -> list[bytes]:
 
 
 def read_packed_idx(content: bytes, folder: Path) -> None:
-    from rankwise.recipes import idx
-
     (folder / "name.gz").write_bytes(content)
     idx._read(folder, "name")
 
@@ -304,31 +305,28 @@ def read_pattern(content: bytes, folder: Path) -> None:
 
 def argument_seeds(folder: Path) -> list[bytes]:
     lines = (
-        "report\n{folder}", "doctor\n{folder}\n--seed\n1", "convert\n{folder}\n{folder}/out",
-        "train\n--steps\n0", "finetune\n--rank\n-1\n--data\nx.csv", "attack\n{folder}\n--eps\n2",
-        "compress\n--keep\n2", "federate\n--clients\n0", "study\n--runs\nx", "--version", "plan\n--rank",
-    )  # fmt: skip
+        "report\n{folder}\n--title\na b\n--json\nx.json",
+        "report\n--output\nx.html\n{folder}",
+        "convert\n{folder}\n{folder}/out\n--max-rank\n2\n--tolerance\n1e-3\n--compact",
+        "--version",
+    )
     return [line.encode() for line in lines]
 
 
 def read_arguments(content: bytes, folder: Path) -> None:
-    """No command may begin a job here: damaged arguments keep a value that no job takes."""
-    import contextlib
-
-    from rankwise.cli.main import call, commands
-
+    """Of the commands that begin no job, in the folder, where they may write."""
     known = {name: command for name, command in commands().items() if name in HARMLESS}
     text = content.decode("utf-8", "replace").replace("{folder}", str(folder)).replace("\x00", "")
     told = io.StringIO()
+    os.chdir(folder)
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
         try:
             call(known, text.split("\n") if text else [])
         except SystemExit as end:
             if end.code not in (0, 2):
                 raise RuntimeError(f"ended with {end.code!r}") from end
-
-
-HARMLESS = ("report", "doctor", "convert")
+        finally:
+            os.chdir(CORPUS)
 
 
 def loaders() -> dict[str, Loader]:
@@ -350,7 +348,7 @@ def loaders() -> dict[str, Loader]:
         Loader("idx", idx_seeds, read_plain_idx, (of_bytes,)),
         Loader("idx-gz", packed_idx_seeds, read_packed_idx, (of_gzip,)),
         Loader("picture", picture_seeds, read_picture, (of_bytes,)),
-        Loader("pattern", pattern_seeds, read_pattern, (of_bytes,)),
-        Loader("arguments", argument_seeds, read_arguments, (of_lines,)),
+        Loader("pattern", pattern_seeds, read_pattern, (of_bytes,), named=False),
+        Loader("arguments", argument_seeds, read_arguments, (of_lines,), named=False),
     )
     return {loader.name: loader for loader in found}

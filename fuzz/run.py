@@ -45,7 +45,7 @@ class Trial:
                 self.loader.read(content, Path(place))
             except EXPECTED as error:
                 self.refused += 1
-                if not _names_a_file(str(error), place):
+                if self.loader.named and not _names_a_file(str(error), place):
                     self.unnamed += 1
                     self._keep(content, error, "unnamed")
             except Exception as error:
@@ -91,7 +91,7 @@ class Trial:
 
 
 def _names_a_file(message: str, place: str) -> bool:
-    names = (place, Path(place).name, "a.idx", "select", "model.safetensors", "thin layers of")
+    names = (place, "a.idx", "model.safetensors", "thin layers of")
     return any(name in message for name in names)
 
 
@@ -138,6 +138,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, default=100_000, help="for each loader")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.output = options.output.resolve()
     options.output.mkdir(parents=True, exist_ok=True)
     return options
 

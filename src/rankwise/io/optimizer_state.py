@@ -64,9 +64,20 @@ def _alike(saved: Any, own: Any) -> bool:
     return own is None or isinstance(saved, type(own))
 
 
+def _counts(step: Any) -> bool:
+    """A number of steps, as torch's optimizers keep it: a number, or a tensor of one."""
+    if isinstance(step, Tensor):
+        return step.numel() == 1 and step.ndim == 0 and bool(step >= 0)
+    return type(step) in (int, float) and 0 <= step < math.inf
+
+
 def _check_moments(path: Path, place: int, state: Any, parameter: Tensor) -> None:
     if not isinstance(state, dict):
         raise ValueError(f"{path}: the optimizer's state of parameter {place} is {short(state)}")
+    if not _counts(state.get("step", 0)) or ("exp_avg" in state and "step" not in state):
+        raise ValueError(
+            f"{path}: the optimizer's parameter {place} has taken {short(state.get('step'))} steps"
+        )
     for name in OF_A_PARAMETER:
         value = state.get(name)
         if value is not None and getattr(value, "shape", None) != parameter.shape:
