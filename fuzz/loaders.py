@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from mutate import Mutation, of_bytes, of_json, of_lines, of_tensors
 from torch import nn
 
 import rankwise as rw
+from mutate import Mutation, of_bytes, of_json, of_lines, of_tensors
 from rankwise.cli.main import call, commands
 from rankwise.io.load_plain import load_plain
 from rankwise.io.plain import save_plain
