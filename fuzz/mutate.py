@@ -12,6 +12,8 @@ STRANGE: tuple[Any, ...] = (
     "../../escape", "/dev/zero", "__class__", [], {}, [[]], [1, 2], [[1, 2], [3]], {"": {}},
 )  # fmt: skip
 """What stands in JSON where something else is expected."""
+DEEP = "<deep>"
+"""Stands for lists in lists, more than Python walks through."""
 NUMBERS = (0.0, -0.0, 1e-45, 1e-38, 1.0, 3e38, float("nan"), float("inf"), -float("inf"))
 TYPES = ("F32", "F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F8_E8M0", "F4", "X")
 
@@ -65,7 +67,7 @@ def of_json(content: bytes, draw: random.Random) -> bytes:
         return of_bytes(content, draw)
     if draw.random() < 0.05:
         return of_bytes(content, draw)
-    return json.dumps(changed(value, draw)).encode()
+    return written(changed(value, draw), draw)
 
 
 def changed(value: Any, draw: random.Random) -> Any:
@@ -91,12 +93,12 @@ def changed(value: Any, draw: random.Random) -> Any:
 
 
 def strange(draw: random.Random) -> Any:
-    if draw.random() < 0.03:
-        deep: Any = []
-        for _ in range(draw.choice((50, 500, 5000))):
-            deep = [deep]
-        return deep if draw.random() < 0.1 else None
-    return draw.choice(STRANGE)
+    return DEEP if draw.random() < 0.02 else draw.choice(STRANGE)
+
+
+def written(value: Any, draw: random.Random) -> bytes:
+    levels = draw.choice((50, 120, 130, 500, 5000))
+    return json.dumps(value).replace(json.dumps(DEEP), "[" * levels + "]" * levels).encode()
 
 
 def of_tensors(content: bytes, draw: random.Random) -> bytes:
@@ -117,7 +119,7 @@ def of_tensors(content: bytes, draw: random.Random) -> bytes:
         _change_metadata(header, draw)
     else:
         _change_entry(header, draw)
-    text = json.dumps(header).encode()
+    text = written(header, draw)
     promised = len(text) if draw.random() < 0.98 else draw.choice((0, 2**31, 2**63, len(text) + 1))
     return struct.pack("<Q", promised) + text + bytes(data)
 

@@ -46,11 +46,8 @@ def tensor_file(path: Path, header: dict, data: bytes = b"") -> Path:
 )
 def test_an_idx_header_makes_no_room_for_what_does_not_follow(shape):
     before = peak()
-    if 0 in shape:
-        assert read_idx(io.BytesIO(header(shape)), "a.idx").numel() == 0
-    else:
-        with pytest.raises(ValueError, match="a.idx: the header says .* are the most"):
-            read_idx(io.BytesIO(header(shape)), "a.idx")
+    with pytest.raises(ValueError, match="a.idx: the header says .*; 1 to .* values are read"):
+        read_idx(io.BytesIO(header(shape)), "a.idx")
     assert peak() - before < 2**24
 
 
@@ -188,6 +185,6 @@ def test_pictures_are_known_by_content_and_size(tmp_path):
     with pytest.raises(ValueError, match=r"a\.png is 5000x4000; 16,777,216 pixels are the most"):
         _pixels(path, None)
     Image.new("L", (3, 2)).save(path)
-    path.write_bytes(path.read_bytes()[:-20])
+    path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"a\.png is no whole picture"):
         _pixels(path, None)

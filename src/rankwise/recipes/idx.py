@@ -39,14 +39,12 @@ def read_idx(file: IO[bytes], name: str) -> Tensor:
     shape = [int.from_bytes(sizes[4 * i : 4 * i + 4], "big") for i in range(axes)]
     promised = "x".join(map(str, shape))
     count = math.prod(shape)
-    if count > MAX_VALUES:
-        raise ValueError(f"{name}: the header says {promised}; {MAX_VALUES:,} values are the most")
+    if not 1 <= count <= MAX_VALUES:
+        raise ValueError(f"{name}: the header says {promised}; 1 to {MAX_VALUES:,} values are read")
     content = file.read(count + 1)
     if len(content) != count:
         found = f"{len(content)} values" if len(content) < count else "more values"
         raise ValueError(f"{name}: {found}, but the header says {promised}")
-    if not count:
-        return torch.empty(shape, dtype=torch.uint8)
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(shape)
 
 
