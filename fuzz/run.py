@@ -170,8 +170,9 @@ def _inside(options: argparse.Namespace) -> None:
     seeds = options.output / "seeds" / loader.name
     seeds.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as place:
-        for i, content in enumerate(loader.seeds(Path(place))):
-            (seeds / str(i)).write_bytes(content)
+        sound = loader.seeds(Path(place))
+    for i, content in enumerate(sound):
+        (seeds / str(i)).write_bytes(content)
     told = options.output / f"{loader.name}.json"
     told.unlink(missing_ok=True)
 
@@ -179,9 +180,9 @@ def _inside(options: argparse.Namespace) -> None:
         told.write_text(json.dumps(trial.told(), indent=1) + "\n")
 
     if atheris is None:
-        draw, found = random.Random(options.seed), [p.read_bytes() for p in sorted(seeds.iterdir())]
+        draw = random.Random(options.seed)
         for _ in range(options.inputs):
-            trial.one(loader.damaged(draw.choice(found), draw))
+            trial.one(loader.damaged(draw.choice(sound), draw))
         end()
         return
 
@@ -193,9 +194,12 @@ def _inside(options: argparse.Namespace) -> None:
 
     def damaged(content: bytes, most: int, seed: int) -> bytes:
         draw = random.Random(seed)
-        if draw.random() < 0.2:
+        way = draw.random()
+        if way < 0.1:
             return atheris.Mutate(content, most)
-        return loader.damaged(content, draw)[:most]
+        # What grows is damaged already, and most of it is refused early.
+        start = draw.choice(sound) if way < 0.6 else content
+        return loader.damaged(start, draw)[:most]
 
     flags = [f"-seed={options.seed + 1}", "-max_len=200000", "-rss_limit_mb=8192", "-timeout=60"]
     atheris.Setup([sys.argv[0], *flags, str(seeds)], one, custom_mutator=damaged)

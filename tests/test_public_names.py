@@ -85,7 +85,7 @@ TRAIN = (
     "save_every threads"
 )
 ATTACK = (
-    "data attacks eps eps_l2 surrogate rows epochs steps max_norm seed output resume overwrite "
+    "data attacks eps eps_l2 surrogate trust_code rows epochs steps max_norm seed output resume overwrite "
     "save_every threads subjects"
 )
 
