@@ -85,8 +85,8 @@ TRAIN = (
     "save_every threads"
 )
 ATTACK = (
-    "data attacks eps eps_l2 surrogate trust_code rows epochs steps max_norm seed output resume overwrite "
-    "save_every threads subjects"
+    "data attacks eps eps_l2 surrogate trust_code rows epochs steps max_norm seed output resume "
+    "overwrite save_every threads subjects"
 )
 
 CONVERT = "max_rank tolerance adapter compact prefix overwrite"

@@ -31,10 +31,13 @@ def check_optimizer_state(path: Path, optimizer: Optimizer, saved: Any) -> None:
         raise ValueError(f"{path}: the optimizer was saved with {told}")
     for group, mine in zip(groups, own["param_groups"], strict=True):
         _check_alike(path, "group", group, mine)
+        lacking = sorted(optimizer.defaults.keys() & mine.keys() - group.keys())
+        if lacking:
+            raise ValueError(f"{path}: a group of the optimizer has no {lacking[0]!r}")
     if "rankwise" in own and "rankwise" in saved:
         counted = saved["rankwise"]
         _check_alike(path, "state", counted, own["rankwise"])
-        if any(type(counted[name]) is not int or counted[name] < 0 for name in COUNTS):
+        if any(type(counted.get(n)) is not int or counted[n] < 0 for n in COUNTS):
             raise ValueError(f"{path}: the optimizer counts {short(counted)}")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for place, state in states.items():
@@ -46,9 +49,9 @@ def _check_alike(path: Path, what: str, saved: Any, own: Mapping[str, Any]) -> N
     if not isinstance(saved, dict):
         raise ValueError(f"{path}: a {what} of the optimizer is {short(saved)}")
     for name, value in own.items():
-        if name not in saved or not _alike(saved[name], value):
+        if name in saved and not _alike(saved[name], value):
             raise ValueError(
-                f"{path}: {name!r} in a {what} of the optimizer is {short(saved.get(name))}, here "
+                f"{path}: {name!r} in a {what} of the optimizer is {short(saved[name])}, here "
                 f"it is {short(value)}"
             )
 
