@@ -120,7 +120,9 @@ def test_an_interrupted_run_goes_on_exactly(options, tmp_path, stop):
     with pytest.raises(Interrupted, match=f"--resume --output {options.output}$"):
         federate(options, Watcher(say=lambda message: None, step=interrupt))
     assert not (options.output / "metrics.json").exists()
-    resumed = federate(FederateOptions(output=options.output, resume=True), SILENT)
+    resumed = federate(
+        FederateOptions(model=options.model, output=options.output, resume=True), SILENT
+    )
     assert untimed(resumed) == untimed(whole)
     for name in ("full", "fedavg"):
         one, other = (
@@ -143,7 +145,9 @@ def test_a_run_killed_between_checkpoints_repeats_the_lost_rounds(options, tmp_p
 
     with pytest.raises(Killed):
         federate(with_(options, save_every=2), Watcher(say=lambda message: None, step=kill))
-    resumed = federate(FederateOptions(output=options.output, resume=True), SILENT)
+    resumed = federate(
+        FederateOptions(model=options.model, output=options.output, resume=True), SILENT
+    )
     assert untimed(resumed) == untimed(whole)
 
 
@@ -154,16 +158,19 @@ def test_a_resumed_run_keeps_its_options_and_its_data(options):
     with pytest.raises(Interrupted):
         federate(options, Watcher(say=lambda message: None, step=interrupt))
     with pytest.raises(ValueError, match=r"leave out --alpha 9\.0 \(was 0\.5\)"):
-        federate(FederateOptions(output=options.output, resume=True, alpha=9.0), SILENT)
+        federate(
+            FederateOptions(model=options.model, output=options.output, resume=True, alpha=9.0),
+            SILENT,
+        )
     held = options.output / "clients.json"
     written = held.read_text()
     held.write_text("{")
     with pytest.raises(ValueError, match=f"{held} is damaged"):
-        federate(FederateOptions(output=options.output, resume=True), SILENT)
+        federate(FederateOptions(model=options.model, output=options.output, resume=True), SILENT)
     held.write_text(written)
     write_idx(Path(options.data), rows=63)
     with pytest.raises(ValueError, match="started with other data"):
-        federate(FederateOptions(output=options.output, resume=True), SILENT)
+        federate(FederateOptions(model=options.model, output=options.output, resume=True), SILENT)
 
 
 def test_an_earlier_run_is_not_overwritten_unless_asked(options):
@@ -171,7 +178,7 @@ def test_an_earlier_run_is_not_overwritten_unless_asked(options):
     with pytest.raises(ValueError, match="is not empty; --resume .*--overwrite"):
         federate(options, SILENT)
     with pytest.raises(ValueError, match="is finished"):
-        federate(FederateOptions(output=options.output, resume=True), SILENT)
+        federate(FederateOptions(model=options.model, output=options.output, resume=True), SILENT)
     other = options.output / "full" / "thesis.txt"
     other.write_text("")
     federate(with_(options, overwrite=True, correction="none", compare=()), SILENT)
