@@ -4,7 +4,6 @@ import copy
 import json
 import warnings
 
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +19,8 @@ from rankwise.optim.tolerance import Tolerance
 from rankwise.surgery.adapt import adapt_
 from rankwise.surgery.layers import factored_layers
 from rankwise.surgery.merge import merge_, unmerge_
+
+peft = pytest.importorskip("peft")
 
 CASES = {
     "llama": (llama, {"target_modules": ["q_proj", "v_proj"], "r": 4, "lora_alpha": 12}),
