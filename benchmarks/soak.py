@@ -81,12 +81,12 @@ def checks(results: Mapping[str, Any]) -> list[Check]:
               torch.finfo(torch.float32).tiny),
         Check("steps skipped", single["skipped"] + double["skipped"], 1),
         Check("steps from one change of ranks to the next", changes, CYCLE + 1),
-        Check("|Q^T Q - I| in float32", max(s["defect"] for s in single["samples"]), 1e-5),
-        Check("|Q^T Q - I| in float64", max(s["defect"] for s in double["samples"]), 1e-13),
+        Check("defect of bases in float32", max(s["defect"] for s in single["samples"]), 1e-5),
+        Check("defect of bases in float64", max(s["defect"] for s in double["samples"]), 1e-13),
         Check("mean loss, float32 to float64", abs(losses[0] / losses[1] - 1), 0.02),
         Check("rate 0: drift of W a step", still[-1]["drift"] / still[-1]["step"], DRIFT),
         Check("twins: gap of W", max(s["gap"] for s in twins), 1e-4),
-        Check("twins: |Q^T Q - I|", max(s["defect"] for s in twins), 1e-5),
+        Check("twins: defect of bases", max(s["defect"] for s in twins), 1e-5),
     ]  # fmt: skip
 
 

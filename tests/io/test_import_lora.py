@@ -6,9 +6,10 @@ import warnings
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from foreign_files import save_file
 from peft_models import IMAGES, TOKENS, Images, bert, build, gpt2, llama, output, write_lora
 from rankwise.io.checkpoint import load, save
 from rankwise.io.export_lora import export_lora
