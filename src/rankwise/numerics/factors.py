@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.manifold import Mode
+from rankwise.numerics.svd import svd
 
 
 class Factors(NamedTuple):
@@ -40,7 +41,7 @@ class Factors(NamedTuple):
     def balanced(self) -> tuple[Tensor, Tensor]:
         """`B` (m, r) and `A` (r, n) with `W = B A` and `B^T B = A A^T = diag(sigma)`."""
         half = self.S.dtype not in (torch.float32, torch.float64)
-        parts = torch.linalg.svd(self.S.float() if half else self.S)
+        parts = svd(self.S.float() if half else self.S)
         P, sigma, Qh = (t.to(self.S.dtype) for t in parts)
         root = sigma.sqrt()
         return self.U @ (P * root), root[:, None] * (Qh @ self.V.mT)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rankwise.numerics.manifold import Mode
 from rankwise.numerics.orth import orthonormalise
-from rankwise.numerics.retract import svd
+from rankwise.numerics.svd import svd
 
 
 class Tucker(NamedTuple):
