@@ -66,7 +66,7 @@ def curve_findings(
         return Findings()
     found = [finite_loss(lines), falling_loss(lines, fits_already=fits_already)]
     found += [*learning_rate(lines, relative=relative), *stationarity(lines)]
-    found.append(skipped_steps(lines, skipped))
+    found += [skipped_steps(lines, skipped), incidents(lines)]
     if rule is not None and rule.adapts:
         found += rank_changes(lines, rule)
     return Findings(found)
@@ -172,6 +172,28 @@ def skipped_share(skipped: int, steps: int, name: str = "skipped steps") -> Find
     if share > MANY_SKIPPED:
         return fault(name, seen, mend)
     return warning(name, seen, mend) if share > FEW_SKIPPED else fine(name, seen)
+
+
+def incidents(lines: Sequence[Line]) -> Finding:
+    """What the optimizer's guard has met."""
+    name = "incidents"
+    met: Mapping[str, int] = next(
+        (line["incidents"] for line in reversed(lines) if "incidents" in line), {}
+    )
+    seen = ", ".join(f"{count} {what}" for what, count in met.items() if count) or "none"
+    if met.get("rewound"):
+        return warning(
+            name,
+            f"{seen}: training went wrong and back to an earlier state",
+            "look at the loss before these steps; lower the learning rate or clip the gradient",
+        )
+    if met.get("repaired"):
+        return warning(
+            name,
+            f"{seen}: bases had lost their orthonormality",
+            "let only rankwise.Optimizer write into factors, and keep them in float32",
+        )
+    return fine(name, seen)
 
 
 def rank_changes(lines: Sequence[Line], rule: RuleText) -> list[Finding]:

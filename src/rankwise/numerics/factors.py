@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.manifold import Mode
+from rankwise.numerics.orth import qr
 from rankwise.numerics.svd import svd
 
 
@@ -51,6 +52,11 @@ class Factors(NamedTuple):
 
     def scaled(self, factor: float) -> "Factors":
         return self._replace(S=self.S * factor)
+
+    def orthonormalised(self) -> "Factors":
+        """The same matrix, its bases orthonormal again where rounding or a cast has worn them."""
+        (U, R), (V, T) = qr(self.U), qr(self.V)
+        return Factors(U, R @ self.S @ T.mT, V)
 
     def distance(self, other: "Factors") -> Tensor:
         return distance(self, other)

@@ -46,7 +46,7 @@ def times(Q: Tensor, A: Tensor) -> Tensor:
 
 
 def qr(X: Tensor) -> tuple[Tensor, Tensor]:
-    """`X = Q R` with `diag(R) >= 0`."""
+    """`X = Q R` (..., m, k), `Q` with min(m, k) orthonormal columns and `diag(R) >= 0`."""
     Q, R = torch.linalg.qr(X)
     sign = torch.copysign(Q.new_ones(Q.shape[-1]), R.diagonal(dim1=-2, dim2=-1))
     return Q * sign[..., None, :], R * sign[..., None]
