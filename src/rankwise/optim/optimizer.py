@@ -324,7 +324,8 @@ class Optimizer(torch.optim.Optimizer):
         ]
 
     def _held(self) -> Held:
-        return Held([p for _, dense in self._dense() for p in dense], self.state, self.rank_rule)
+        dense = [p for _, own in self._dense() for p in own]
+        return Held(dense, self.state, self.rank_rule, self.incidents.rewound)
 
     def _present(self, integrator: Integrator) -> list[Moving]:
         """All layers that have a gradient."""

@@ -20,11 +20,9 @@ from rankwise.optim.step_control import weight_norm
 
 MEND = (
     "Lower `lr`, clip by `optimizer.clip_gradient_(1.0)`, look at the data of these steps, and go "
-    "on from an earlier checkpoint; with `Optimizer(guard=rankwise.check.Guard(rewinds=3))` training "
+    "on from an earlier checkpoint; with `Optimizer(guard=rankwise.check.Guard(rewinds=3))` it "
     "goes back by itself"
 )
-
-
 LONG = 4
 """Examinations after which ranks that stay at a bound are worth a warning."""
 
@@ -46,6 +44,8 @@ class Held(NamedTuple):
     states: Any
     """What it remembers, by parameter."""
     rank_rule: RankRule
+    rewound: int
+    """How often it has gone back."""
 
 
 class Watch:
@@ -59,7 +59,6 @@ class Watch:
         self._in_vain = 0
         self._sizes: list[float] = []
         self._good: tuple[int, Snapshot] | None = None
-        self._rewound = 0
         self._bounded = 0
         self._detours = detours.total()
 
@@ -108,13 +107,12 @@ class Watch:
 
     def back(self, held: Callable[[], Held], steps: int, trouble: str) -> Incidents:
         """To the last good state; FloatingPointError where there is none."""
-        self._in_vain = 0
-        if self._good is None or self._rewound == self.guard.rewinds:
-            often = f", and training went back {self._rewound} times" if self._rewound else ""
+        self._in_vain, now = 0, held()
+        if self._good is None or now.rewound >= self.guard.rewinds:
+            often = f", and training went back {now.rewound} times" if now.rewound else ""
             raise FloatingPointError(f"after step {steps}: {trouble}{often}. {MEND}")
-        self._rewound += 1
         after, good = self._good
-        good.restore_(self._layers, held().states)
+        good.restore_(self._layers, now.states)
         warnings.warn(
             f"after step {steps}: {trouble}. Went back to what was trained in step {after}",
             RuntimeWarning,
@@ -135,17 +133,16 @@ class Watch:
                 return f"the factors of layer {name!r} are no longer finite, or no bases"
             if e.norm == 0:
                 continue
-            size = before if layer.base is None else base_norm(layer, held.states)
-            if size > 0 and e.norm > self.guard.growth * size:
-                times = e.norm / size
-                return f"layer {name!r} has exploded, to {times:.3g} times the norm that it had"
+            size = max(usual_norm(layer, held.states), 0.0 if layer.base else before)
+            if e.norm > self.guard.growth * size:
+                return f"layer {name!r} has exploded, to {e.norm / size:.3g} times a usual norm"
         if not all_finite([*held.dense, *moments(held.states)]):
             return "a parameter or a moment of the optimizer is not finite"
         return ""
 
 
-def base_norm(layer: LowRankModule, states: Any) -> float:
-    """Of the frozen weight, in units of the factors; computed once."""
+def usual_norm(layer: LowRankModule, states: Any) -> float:
+    """What steps are measured by, in units of the factors; computed once."""
     state = states[layer.U]
     if "weight_norm" not in state:
         state["weight_norm"] = weight_norm(layer)
