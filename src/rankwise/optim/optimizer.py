@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rankwise.distributed.prepare import check_layouts
 from rankwise.distributed.replicas import Replicas
-from rankwise.distributed.sharded import all_finite, shard_, total_norm
+from rankwise.distributed.sharded import all_finite, shard_
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.nn.low_rank import LowRankModule
@@ -43,6 +43,7 @@ from rankwise.optim.continuing import (
 from rankwise.optim.guard import Guard, Incidents
 from rankwise.optim.layers import param_groups, trainable_layers
 from rankwise.optim.moving import WAITED, AloneArrival, Arrival, Cut, Moving, Shaping
+from rankwise.optim.norms import gradient_norm, scale_to_
 from rankwise.optim.ownership import Version, check_untouched, claim, owner_of, record
 from rankwise.optim.rank_rule import Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
@@ -393,12 +394,9 @@ class Optimizer(torch.optim.Optimizer):
         Without what the last pass has left out, see `inputs_every` and `integrators.BasisEvery`.
         With sharded parameters, a sum over all processes: each of them has to ask.
         """
-        layers = [layer for name, layer in self.layers if has_gradient(name, layer)]
-        squares = [layer.tangent_gradient().squared_norm() for layer in layers]
+        present = (layer for name, layer in self.layers if has_gradient(name, layer))
         dense = [p.grad for _, own in self._dense() for p in own if p.grad is not None]
-        if dense:
-            squares.append(total_norm(dense).square().to(squares[0].device if squares else None))
-        return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
+        return gradient_norm([layer.tangent_gradient() for layer in present], dense)
 
     @torch.no_grad()
     def clip_gradient_(self, max_norm: float) -> Tensor:
@@ -407,11 +405,7 @@ class Optimizer(torch.optim.Optimizer):
         if not max_norm > 0:
             raise ValueError(f"`max_norm` must be positive, got {max_norm}")
         norm = self.gradient_norm()
-        factor = (max_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.grad.mul_(factor.to(p.grad.device))
+        scale_to_(list(self._gradients()), norm, max_norm)
         return norm
 
     def state_dict(self) -> dict[str, Any]:
