@@ -54,7 +54,7 @@ def test_a_healthy_run_has_no_finding_but_good_ones():
     assert not found.bad
     assert [f.name for f in found] == [
         "finite loss", "falling loss", "learning rate", "stationarity", "skipped steps",
-        "incidents", "rank changes",
+        "rank changes",
     ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What the record of a run says: one mapping a step, as in `history.jsonl`.
 
 Only `loss` is expected of a line; what a loop has not written (`lr`, `gradient_norm`, `mean_rank`,
-`skipped`) is not judged.
+`skipped`, `incidents`) is not judged.
 """
 
 import ast
@@ -66,7 +66,10 @@ def curve_findings(
         return Findings()
     found = [finite_loss(lines), falling_loss(lines, fits_already=fits_already)]
     found += [*learning_rate(lines, relative=relative), *stationarity(lines)]
-    found += [skipped_steps(lines, skipped), incidents(lines)]
+    found.append(skipped_steps(lines, skipped))
+    met = [line["incidents"] for line in lines if "incidents" in line]
+    if met:
+        found.append(incidents(met[-1]))
     if rule is not None and rule.adapts:
         found += rank_changes(lines, rule)
     return Findings(found)
@@ -174,12 +177,9 @@ def skipped_share(skipped: int, steps: int, name: str = "skipped steps") -> Find
     return warning(name, seen, mend) if share > FEW_SKIPPED else fine(name, seen)
 
 
-def incidents(lines: Sequence[Line]) -> Finding:
-    """What the optimizer's guard has met."""
+def incidents(met: Mapping[str, int]) -> Finding:
+    """What the optimizer's guard has met, by name."""
     name = "incidents"
-    met: Mapping[str, int] = next(
-        (line["incidents"] for line in reversed(lines) if "incidents" in line), {}
-    )
     seen = ", ".join(f"{count} {what}" for what, count in met.items() if count) or "none"
     if met.get("rewound"):
         return warning(
