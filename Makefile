@@ -1,8 +1,9 @@
 # Every target sets itself up from nothing in `.venv`: `make demo`, `make test`, `make docs`,
-# `make bench`, `make bench-quick`, `make compare`, `make fuzz`.
+# `make bench`, `make bench-quick`, `make compare`, `make soak`, `make matrix`,
+# `make fuzz`.
 # Options go through ARGS: make demo ARGS="--steps 20".
 .DELETE_ON_ERROR:
-.PHONY: demo test lint docs bench bench-quick compare fuzz
+.PHONY: demo test lint docs bench bench-quick compare soak matrix fuzz
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -35,6 +36,14 @@ bench-quick: $(READY)
 # Losses, sizes and ranges of rates beside the peers.
 compare: $(READY)
 	$(BIN)/python benchmarks/finetune.py $(ARGS)
+
+# 20,000 steps with ranks that change all the time; fails where memory grows or bases and weights drift.
+soak: $(READY)
+	$(BIN)/python benchmarks/soak.py $(ARGS)
+
+# The tests under other versions of Python, torch and transformers, in environments of their own.
+matrix:
+	$(PYTHON) benchmarks/matrix.py $(ARGS)
 
 # Damaged files for all that reads files, 100,000 each: hours. It fails where something else than a
 # refusal came of one. make fuzz ARGS="--inputs 1000 adapter peft".

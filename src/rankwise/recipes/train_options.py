@@ -71,6 +71,8 @@ class TrainOptions:
     """Replace an earlier run in --output."""
     save_every: int = 500
     """Steps between two checkpoints."""
+    rewinds: int = 3
+    """How often training that goes wrong may go back to its last good state before it ends."""
     threads: int | None = None
     """Threads of torch [as torch decides]."""
 
@@ -80,6 +82,7 @@ class TrainOptions:
         for name in counts:
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
+        require(self.rewinds >= 0, "rewinds", "must not be negative", self.rewinds)
         require(0 < self.lr < float("inf"), "lr", "must be finite and positive", self.lr)
         require(self.keep is None or 0 < self.keep < 1, "keep", "must be in (0, 1)", self.keep)
         decay, rtol = self.weight_decay, self.tolerance
