@@ -42,6 +42,7 @@ LAYER = {"name": "a", "shape": [4, 4], "kernel": None, "full": [4]}
         ("history.jsonl", {"ranks": [[4, 3], 3]}, "line 3 is damaged: it tells of other layers"),
         ("history.jsonl", {"spectra": [[1.0]]}, "line 3 is damaged: it tells of other layers"),
         ("history.jsonl", {"spectra": [[], [1.0]]}, "line 3 is damaged: 'spectra' must be"),
+        ("history.jsonl", {"incidents": {"x": 1}}, "'incidents' must be counts of repaired"),
         ("history.jsonl", {"condition": [1]}, "line 3 is damaged: 'condition' must be numbers"),
         ("run.json", {"layers": [{}]}, "'layers' must be a list of layers with name"),
         ("run.json", {"layers": [LAYER]}, "its ranks are not of the layers in run.json"),

@@ -9,6 +9,7 @@ from math import isfinite, isinf, isnan
 from typing import Any, NamedTuple
 
 from rankwise.io.json_object import short
+from rankwise.optim.guard import Incidents
 
 Holds = Callable[[Any], bool]
 MOST = 1e150
@@ -95,6 +96,10 @@ CURVE: Mapping[str, Field] = {
     "gradient_norm": NUMBER,
     "mean_rank": NUMBER,
     "skipped": COUNT,
+    "incidents": Field(
+        lambda value: mapped(count)(value) and value.keys() <= set(Incidents._fields),
+        f"counts of {', '.join(Incidents._fields)}",
+    ),
 }
 """Of a step, in a record of any kind."""
 

@@ -48,7 +48,7 @@ def read_history(path: Path) -> list[Line]:
             line = parsed(text, where)
         except ValueError:
             break
-        check_fields(where, line, {"step": CURVE["step"], "loss": CURVE["loss"]})
+        check_fields(where, line, CURVE)
         if line.get("step", 0) <= (lines[-1]["step"] if lines else 0):
             raise ValueError(f"{where} is damaged: 'step' must be larger than in the line before")
         lines.append(line | {k: nan for k in ALWAYS_NUMBERS if k in line and line[k] is None})
