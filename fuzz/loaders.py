@@ -209,7 +209,14 @@ def read_options(content: bytes, folder: Path) -> None:
 
 
 def table_seeds(folder: Path) -> list[bytes]:
-    return [b'text,label\ngood film,1\n"a ""bad"", long one",0\nfine,1\nno,0\n' * 1]
+    return [b'text,label\ngood film,1\n"a ""bad"", long one",0\nfine,1\nno,0\n']
+
+
+def tab_seeds(folder: Path) -> list[bytes]:
+    return [
+        content.replace(b"text,label", b"text\tlabel").replace(b",1", b"\t1").replace(b",0", b"\t0")
+        for content in table_seeds(folder)
+    ]
 
 
 def _table(name: str) -> Callable[[bytes, Path], object]:
@@ -341,7 +348,7 @@ def loaders() -> dict[str, Loader]:
         Loader("report", run_seeds, report_run, AS_JSON),
         Loader("options", options_seeds, read_options, (of_json,)),
         Loader("csv", table_seeds, _table("a.csv"), (of_lines,)),
-        Loader("tsv", table_seeds, _table("a.tsv"), (of_lines,)),
+        Loader("tsv", tab_seeds, _table("a.tsv"), (of_lines,)),
         Loader("jsonl", jsonl_seeds, _table("a.jsonl"), (of_lines,)),
         Loader("language", language_seeds, read_rows, (of_lines,)),
         Loader("text", text_seeds, read_text_file, (of_bytes,)),

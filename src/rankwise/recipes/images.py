@@ -145,14 +145,19 @@ def _pixels(path: Path, like: Tensor | None) -> Tensor:
         from PIL import Image
     except ImportError as error:
         raise ImportError("reading pictures needs Pillow: pip install pillow") from error
+    damage = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            _check_size(path, picture.size, like)
-            grey = like.shape[0] == 1 if like is not None else picture.mode in ("1", "L")
-            content = bytearray(picture.convert("L" if grey else "RGB").tobytes())
-            shape = (picture.height, picture.width, 1 if grey else 3)
-    except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        picture = Image.open(path, formats=FORMATS)
+    except damage as error:
         raise ValueError(f"{path} is no whole picture in PNG or JPEG: {error}") from error
+    with picture:
+        _check_size(path, picture.size, like)
+        grey = like.shape[0] == 1 if like is not None else picture.mode in ("1", "L")
+        try:
+            content = bytearray(picture.convert("L" if grey else "RGB").tobytes())
+        except (*damage, EOFError) as error:
+            raise ValueError(f"{path} is no whole picture in PNG or JPEG: {error}") from error
+        shape = (picture.height, picture.width, 1 if grey else 3)
     return torch.frombuffer(content, dtype=torch.uint8).reshape(shape).permute(2, 0, 1)
 
 
