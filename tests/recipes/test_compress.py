@@ -268,7 +268,7 @@ def test_wrong_weights_are_named(classifier, tmp_path):
         with pytest.raises(ValueError, match=message):
             compress(with_(classifier, weights=file), SILENT)
     (tmp_path / "text.safetensors").write_text("no")
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
         compress(with_(classifier, weights=tmp_path / "text.safetensors"), SILENT)
 
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rankwise.io.atomic import write_tensors
+from rankwise.io.tensor_file import read_tensors, write_tensors
 
 METADATA_KEY = "rankwise"
 
@@ -39,17 +38,11 @@ def read_document(path: Path, *, format: str, version: int) -> Document:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: for a file that is not safetensors, not rankwise's, or of another format.
+        ValueError: for a file that is damaged, not safetensors, not rankwise's, or of another
+            format.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            content = _content(path, metadata, format, version)
-            return Document(path, {key: file.get_tensor(key) for key in file.keys()}, content)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    tensors, metadata = read_tensors(path)
+    return Document(path, tensors, _content(path, metadata, format, version))
 
 
 def _content(path: Path, metadata: Mapping[str, str], format: str, version: int) -> dict[str, Any]:

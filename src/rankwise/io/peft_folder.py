@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rankwise.io.peft_config import CONFIG, LoraScales, read_config
 from rankwise.io.stored import Stored, StoredLayer, check_finite
+from rankwise.io.tensor_file import read_tensors
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.orth import orthonormalise
 from rankwise.numerics.rounding import from_product
@@ -73,11 +73,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
                 f"`PeftModel.from_pretrained(base, {str(folder)!r}).save_pretrained(new_folder)`"
             )
         raise FileNotFoundError(f"there is no file {path}, beside {CONFIG}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    return read_tensors(path).tensors
 
 
 def _sorted(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rankwise.federated import Client, Samples, Server, run
-from rankwise.io.atomic import write_tensors, write_text
+from rankwise.io.atomic import write_text
 from rankwise.io.checkpoint import save
+from rankwise.io.tensor_file import write_tensors
 from rankwise.recipes.comparison import score
 from rankwise.recipes.federate_contenders import CONTENDERS, starts
 from rankwise.recipes.federate_course import CHECKPOINT, ROUNDS, Course, Engine, follow

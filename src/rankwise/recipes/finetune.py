@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from rankwise.io.adapter_file import FILE_NAME
-from rankwise.io.atomic import write_tensors, write_text
+from rankwise.io.atomic import write_text
 from rankwise.io.checkpoint import save
 from rankwise.io.export_lora import LoraExport
+from rankwise.io.tensor_file import write_tensors
 from rankwise.recipes.adapter_run import (
     FIGURE,
     LORA,

@@ -5,13 +5,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rankwise.compress.distill import distillation_loss
 from rankwise.compress.fisher import sampled_cross_entropy
 from rankwise.io.atomic import write_text
+from rankwise.io.tensor_file import read_tensors
 from rankwise.recipes.comparison import score
 from rankwise.recipes.images import Images
 from rankwise.recipes.subject import Batch, Subject, to_device
@@ -65,12 +64,7 @@ def load_weights_(model: nn.Module, path: Path) -> None:
 
     Raises FileNotFoundError or ValueError, naming what does not fit.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from error
+    tensors = read_tensors(path).tensors
     own = model.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors or name not in own:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from rankwise.io.atomic import write_tensors, write_text
+from rankwise.io.atomic import write_text
 from rankwise.io.checkpoint import save
+from rankwise.io.tensor_file import write_tensors
 from rankwise.recipes.adversary import adversary
 from rankwise.recipes.comparison import measured, score, table_of
 from rankwise.recipes.folder import METRICS, begin, prepared

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rankwise.check.weights import Weight
@@ -20,6 +19,7 @@ from rankwise.io.fingerprint import from_entry
 from rankwise.io.peft_config import CONFIG
 from rankwise.io.peft_folder import PREFIX, SIDE, WEIGHTS
 from rankwise.io.stored import KINDS, join, stored
+from rankwise.io.tensor_file import read_tensors
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.numerics.tucker import Tucker
@@ -43,13 +43,12 @@ class WeightFile(NamedTuple):
 def format_of(path: Path) -> str | None:
     """The format that the metadata names; None for a safetensors file that is not rankwise's.
 
-    Raises ValueError for a file that is not safetensors.
+    Raises ValueError for a file that is damaged or not safetensors.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+        text = read_tensors(path).metadata.get(METADATA_KEY)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
     if text is None:
         return None
     try:
@@ -124,11 +123,7 @@ def read_lora(folder: Path) -> WeightFile:
         )
     if not path.is_file():
         raise ValueError(f"{folder} has no {WEIGHTS}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    tensors = read_tensors(path).tensors
     weights: dict[str, Weight] = {}
     for key, A in tensors.items():
         match = SIDE.fullmatch(key.removeprefix(PREFIX))

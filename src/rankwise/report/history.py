@@ -6,7 +6,7 @@ from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from rankwise.io.atomic import write_text
+from rankwise.io.atomic import append_text, write_text
 
 HISTORY = "history.jsonl"
 ALWAYS_NUMBERS = ("loss", "gradient_norm")
@@ -22,8 +22,7 @@ def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
 
 def append_line(path: Path, line: Line) -> None:
     """Add one step."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_text(line))
+    append_text(path, _text(line))
 
 
 def write_history(path: Path, lines: list[Line]) -> None:
