@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rankwise.io.tensor_file import read_tensors, write_tensors
@@ -43,6 +44,16 @@ def read_document(path: Path, *, format: str, version: int) -> Document:
     """
     tensors, metadata = read_tensors(path)
     return Document(path, tensors, _content(path, metadata, format, version))
+
+
+def told_of(path: Path) -> dict[str, Any]:
+    """The document of a file alone, without its tensors, unverified; ValueError if it has none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {})[METADATA_KEY])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} tells nothing of itself: {error}") from error
+    return content if isinstance(content, dict) else {}
 
 
 def _content(path: Path, metadata: Mapping[str, str], format: str, version: int) -> dict[str, Any]:
