@@ -48,7 +48,7 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
             for temporary, mode in zip(temporaries, modes, strict=True):
                 # Some writers leave mode 600; what is saved is as readable as any new file.
                 temporary.chmod(mode)
-                _flush(temporary)
+                flush(temporary)
             if len(paths) > 1:
                 paths[-1].unlink(missing_ok=True)
             for temporary, path in zip(temporaries, paths, strict=True):
@@ -84,7 +84,7 @@ def make_folder(folder: Path) -> None:
 def flush_folder(folder: Path) -> None:
     """A file that was renamed has its name after a power failure too, where the system can."""
     with suppress(OSError):
-        _flush(folder)
+        flush(folder)
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -122,7 +122,8 @@ def _new(path: Path) -> int:
     return path.stat().st_mode
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

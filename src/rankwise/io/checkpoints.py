@@ -42,7 +42,7 @@ def check_keeping(keep: int, score: float | None) -> None:
     if type(keep) is not int or keep < 1:
         raise ValueError(f"`keep` must be an integer of at least 1, got {keep!r}")
     if score is not None and not (isinstance(score, (int, float)) and isfinite(score)):
-        raise ValueError(f"`score` must be a finite number, lower is better, or None; got {score!r}")
+        raise ValueError(f"`score` must be a finite number (lower is better), got {score!r}")
 
 
 def check_newest(folder: Path, step: int, *, format: str, version: int) -> None:
@@ -74,9 +74,7 @@ def retain(folder: Path, keep: int) -> None:
             file_of(folder, step).unlink(missing_ok=True)
 
 
-def newest_whole(
-    folder: Path, replicas: Replicas | None, *, format: str, version: int
-) -> Document:
+def newest_whole(folder: Path, replicas: Replicas | None, *, format: str, version: int) -> Document:
     """The newest file that can be read; those after it are warned of by name.
 
     On several processes the first one chooses for all.

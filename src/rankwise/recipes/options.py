@@ -117,12 +117,14 @@ class FinetuneOptions:
     """Replace an earlier run in --output."""
     save_every: int = 50
     """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay."""
     threads: int | None = None
     """Threads of torch [as torch decides]."""
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        for name in ("rank", "save_every", "inputs_every"):
+        for name in ("rank", "save_every", "keep_checkpoints", "inputs_every"):
             require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
         for name in ("batch_size", "steps", "budget", "max_length", "threads"):
             value = getattr(self, name)

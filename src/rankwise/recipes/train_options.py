@@ -71,13 +71,15 @@ class TrainOptions:
     """Replace an earlier run in --output."""
     save_every: int = 500
     """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay."""
     threads: int | None = None
     """Threads of torch [as torch decides]."""
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        counts = ("batch_size", "save_every", "epochs", "steps", "threads", "adversarial_steps")
-        for name in counts:
+        lengths = ("batch_size", "epochs", "steps", "adversarial_steps")
+        for name in (*lengths, "save_every", "keep_checkpoints", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         require(0 < self.lr < float("inf"), "lr", "must be finite and positive", self.lr)
