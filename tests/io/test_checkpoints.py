@@ -93,7 +93,8 @@ def test_where_the_newest_is_damaged_the_one_before_is_taken(tmp_path):
     damage(tmp_path / "step-000004.safetensors")
     (tmp_path / "step-000003.safetensors").write_bytes(b"")
     fresh = parts()
-    with pytest.warns(RuntimeWarning, match=r"step-000004.*step-000003.*from .*step-000002") as told:
+    named = r"step-000004.*step-000003.*from .*step-000002"
+    with pytest.warns(RuntimeWarning, match=named) as told:
         assert load_training(tmp_path, **fresh) == {"step": 2}
     assert told[0].filename == __file__
     assert bits(fresh) == expected

@@ -1,0 +1,156 @@
+"""SIGKILL at random moments, until a run has come to its end all the same."""
+
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+
+from drill.damage import damage
+from drill.job import (
+    Difference,
+    difference,
+    ends_within,
+    finished,
+    forked,
+    go_on,
+    is_complete,
+)
+from rankwise.check.finding import Verdict
+from rankwise.io.atomic import TEMPORARY
+from rankwise.io.tensor_file import read_tensors
+from rankwise.recipes.folder import OPTIONS
+from rankwise.recipes.run_findings import read_lines
+from rankwise.recipes.sums import sums_findings
+from rankwise.recipes.train_options import TrainOptions
+from rankwise.recipes.training import checkpoints_in
+from rankwise.report.history import HISTORY
+from rankwise.report.recorder import RUN
+
+DAMAGED = 0.2
+"""Of the kills, those after which the newest checkpoint is damaged too."""
+
+
+@dataclass
+class Tally:
+    """What happened to all runs together."""
+
+    kills: int = 0
+    saving: Counter[str] = field(default_factory=Counter)
+    """Kills within the writing of a file, by its kind."""
+    steps: list[int] = field(default_factory=list)
+    """Of the newest checkpoint at each kill; 0 before the first."""
+    damaged: int = 0
+    """Checkpoints that were damaged beside."""
+    unreadable: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    """Tracebacks of runs that did not go on."""
+    differences: list[Difference] = field(default_factory=list)
+    runs: int = 0
+    seconds: float = 0.0
+
+
+def reference(asked: TrainOptions, folder: Path) -> float:
+    """The uninterrupted run, in a process of its own; the seconds that it takes.
+
+    What it imports late is imported here, so that later processes have it from their start.
+    """
+    log, modules = folder / "uninterrupted.log", folder / "modules.txt"
+
+    def work() -> None:
+        go_on(asked)
+        modules.write_text("\n".join(sys.modules))
+
+    seconds = inf
+    for _ in range(2):
+        start = time.monotonic()
+        if finished(forked(work, log)):
+            raise RuntimeError(f"the uninterrupted run has failed: {log.read_text()}")
+        seconds = time.monotonic() - start
+        for name in modules.read_text().split():
+            with suppress(ImportError):
+                importlib.import_module(name)
+    return seconds
+
+
+def killed_run(
+    asked: TrainOptions,
+    untouched: Path,
+    tally: Tally,
+    *,
+    most: int,
+    span: float,
+    draw: random.Random,
+) -> None:
+    """One run to its end, killed at moments within `span` seconds of each start; at most so often.
+
+    Then it is compared with that in `untouched`.
+    """
+    log = asked.output.with_suffix(".log")
+    harmed: dict[Path, bytes] = {}
+    while not is_complete(asked.output):
+        process = forked(lambda: _quietly(asked), log)
+        patience = draw.uniform(0.0, span) if tally.kills < most else float("inf")
+        status = ends_within(process, patience)
+        if status is None:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            harmed = {p: b for p, b in harmed.items() if p.exists() and p.read_bytes() == b}
+            _count(asked.output, tally, set(harmed))
+            whole = [p for p in checkpoints_in(asked.output) if p not in harmed]
+            if draw.random() < DAMAGED and len(whole) > 1:
+                harmed |= damage(whole[0], draw)
+                tally.damaged += 1
+        elif status:
+            tally.failed.append(log.read_text())
+            return
+    tally.runs += 1
+    tally.differences.append(difference(untouched, asked.output))
+    sums = sums_findings(asked.output)
+    tally.unreadable += [f.seen for f in sums if f.verdict is not Verdict.OK]
+
+
+def _quietly(asked: TrainOptions) -> None:
+    """Of damaged checkpoints it warns, as it is to."""
+    warnings.simplefilter("ignore", RuntimeWarning)
+    go_on(asked)
+
+
+def _count(folder: Path, tally: Tally, harmed: set[Path]) -> None:
+    tally.kills += 1
+    steps = [int(p.stem.removeprefix("step-")) for p in checkpoints_in(folder)]
+    tally.steps.append(max(steps, default=0))
+    left = [p for p in folder.rglob(".*.tmp") if TEMPORARY.fullmatch(p.name)]
+    for path in left:
+        name = path.name.split(".")[1]
+        tally.saving["checkpoint" if name.startswith("step-") else name] += 1
+    if not left and len(steps) > 2:
+        tally.saving["checkpoint, before an older one went"] += 1
+    tally.unreadable += unreadable(folder, harmed)
+
+
+def unreadable(folder: Path, harmed: set[Path]) -> list[str]:
+    """What is wrong with files in their places, beside those that were `harmed` on purpose."""
+    found: list[str] = []
+    for name in (OPTIONS, RUN, "metrics.json", "labels.json"):
+        if (folder / name).exists():
+            try:
+                json.loads((folder / name).read_text())
+            except ValueError as error:
+                found.append(f"{folder / name}: {error}")
+    for file in set(folder.rglob("*.safetensors")) - harmed:
+        try:
+            read_tensors(file)
+        except ValueError as error:
+            found.append(str(error))
+    if (folder / HISTORY).exists():
+        found += [flaw for flaw in [read_lines(folder / HISTORY)[1]] if flaw]
+    return found
