@@ -18,6 +18,7 @@ from rankwise.io.training import load_training, save_training
 from rankwise.optim.budget import Budget
 from rankwise.optim.optimizer import Optimizer
 from rankwise.recipes.train_options import TrainOptions
+from rankwise.report.history import HISTORY
 from rankwise.surgery.factorize import factorize_
 from rankwise.surgery.init import Random
 
@@ -144,11 +145,12 @@ def full_disk_in_a_run(
     asked: TrainOptions, untouched: Path, tries: int, draw: random.Random
 ) -> Row:
     """A run that meets a full disk, and goes on once there is room: the same to the last bit."""
-    size = sum(p.stat().st_size for p in (untouched / "checkpoints").iterdir()) // 2
+    size = (untouched / HISTORY).stat().st_size
     named = unchanged = 0
     for number in range(tries):
         run = replace(asked, output=asked.output.with_name(f"full-{number}"))
         log = run.output.with_suffix(".log")
+        # Of some the first checkpoint has no room, of others a later line of the history.
         limit = draw.randrange(2_000, size)
 
         def limited(run: TrainOptions = run, limit: int = limit) -> None:

@@ -19,9 +19,8 @@ from rankwise.recipes.history import Watcher
 from rankwise.recipes.train import train_classifier
 from rankwise.recipes.train_options import TrainOptions
 from rankwise.recipes.training import checkpoint_in, checkpoints_in
-from rankwise.report.history import HISTORY, read_history
+from rankwise.report.history import HISTORY, Line, read_history
 
-SILENT = Watcher(say=lambda message: None, step=lambda line: None)
 ROWS, SIZE, CLASSES = 60, 12, 3
 MEASURED = ("seconds", "memory", "peak_memory")
 """Of a line: what no two runs have in common."""
@@ -65,10 +64,14 @@ def options(data: Path, output: Path, *, steps: int, save_every: int, seed: int)
     )  # fmt: skip
 
 
-def go_on(asked: TrainOptions) -> None:
+def go_on(asked: TrainOptions, step: Callable[[Line], object] = lambda line: None) -> None:
     """What a user types after a crash: `--resume` where there is a checkpoint, else anew."""
     begun = checkpoint_in(asked.output) is not None and not is_complete(asked.output)
-    train_classifier(replace(asked, resume=begun, overwrite=not begun), SILENT)
+    train_classifier(replace(asked, resume=begun, overwrite=not begun), Watcher(_unheard, step))
+
+
+def _unheard(message: str) -> None:
+    return None
 
 
 def is_complete(folder: Path) -> bool:

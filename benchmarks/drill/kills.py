@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 from drill.damage import damage
 from drill.job import (
@@ -35,6 +36,10 @@ from rankwise.recipes.training import checkpoints_in
 from rankwise.report.history import HISTORY
 from rankwise.report.recorder import RUN
 
+KEPT = 2
+"""Checkpoints that stay."""
+STRIDE = 12
+"""Steps within which a process is killed."""
 DAMAGED = 0.2
 """Of the kills, those after which the newest checkpoint is damaged too."""
 
@@ -58,27 +63,43 @@ class Tally:
     seconds: float = 0.0
 
 
-def reference(asked: TrainOptions, folder: Path) -> float:
-    """The uninterrupted run, in a process of its own; the seconds that it takes.
+class Pace(NamedTuple):
+    """Seconds of the uninterrupted run."""
+
+    start: float
+    """Before its first step."""
+    step: float
+    end: float
+    """After its last step: measuring, drawing, sums."""
+
+    def patience(self, steps_left: int, draw: random.Random) -> float:
+        """A moment to kill at, after the start of a process."""
+        rest = min(steps_left, STRIDE) * self.step
+        # At the end half of the processes get through.
+        return draw.uniform(0.0, self.start + (rest if steps_left else 2 * self.end))
+
+
+def reference(asked: TrainOptions, folder: Path) -> Pace:
+    """The uninterrupted run, in a process of its own.
 
     What it imports late is imported here, so that later processes have it from their start.
     """
-    log, modules = folder / "uninterrupted.log", folder / "modules.txt"
+    log, modules, times = (folder / name for name in ("log", "modules", "times"))
 
     def work() -> None:
-        go_on(asked)
+        moments = [time.monotonic()]
+        go_on(asked, lambda line: moments.append(time.monotonic()))
         modules.write_text("\n".join(sys.modules))
+        times.write_text(json.dumps([*moments, time.monotonic()]))
 
-    seconds = inf
     for _ in range(2):
-        start = time.monotonic()
         if finished(forked(work, log)):
             raise RuntimeError(f"the uninterrupted run has failed: {log.read_text()}")
-        seconds = time.monotonic() - start
         for name in modules.read_text().split():
             with suppress(ImportError):
                 importlib.import_module(name)
-    return seconds
+    begin, first, *_, last, end = json.loads(times.read_text())
+    return Pace(first - begin, (last - first) / (asked.steps - 1), end - last)
 
 
 def killed_run(
@@ -87,10 +108,10 @@ def killed_run(
     tally: Tally,
     *,
     most: int,
-    span: float,
+    pace: Pace,
     draw: random.Random,
 ) -> None:
-    """One run to its end, killed at moments within `span` seconds of each start; at most so often.
+    """One run to its end, killed at random moments; `most` kills in all.
 
     Then it is compared with that in `untouched`.
     """
@@ -98,8 +119,8 @@ def killed_run(
     harmed: dict[Path, bytes] = {}
     while not is_complete(asked.output):
         process = forked(lambda: _quietly(asked), log)
-        patience = draw.uniform(0.0, span) if tally.kills < most else float("inf")
-        status = ends_within(process, patience)
+        patience = pace.patience(asked.steps - _newest(asked.output), draw)
+        status = ends_within(process, patience if tally.kills < most else inf)
         if status is None:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
@@ -118,6 +139,12 @@ def killed_run(
     tally.unreadable += [f.seen for f in sums if f.verdict is not Verdict.OK]
 
 
+def _newest(folder: Path) -> int:
+    """Steps that the newest checkpoint has; 0 before the first."""
+    steps = [int(p.stem.removeprefix("step-")) for p in checkpoints_in(folder)]
+    return max(steps, default=0)
+
+
 def _quietly(asked: TrainOptions) -> None:
     """Of damaged checkpoints it warns, as it is to."""
     warnings.simplefilter("ignore", RuntimeWarning)
@@ -126,14 +153,13 @@ def _quietly(asked: TrainOptions) -> None:
 
 def _count(folder: Path, tally: Tally, harmed: set[Path]) -> None:
     tally.kills += 1
-    steps = [int(p.stem.removeprefix("step-")) for p in checkpoints_in(folder)]
-    tally.steps.append(max(steps, default=0))
+    tally.steps.append(_newest(folder))
     left = [p for p in folder.rglob(".*.tmp") if TEMPORARY.fullmatch(p.name)]
     for path in left:
-        name = path.name.split(".")[1]
-        tally.saving["checkpoint" if name.startswith("step-") else name] += 1
-    if not left and len(steps) > 2:
-        tally.saving["checkpoint, before an older one went"] += 1
+        name = path.name[1:].rsplit(".", 2)[0]
+        tally.saving["a checkpoint" if name.startswith("step-") else name] += 1
+    if not left and len(checkpoints_in(folder)) > KEPT:
+        tally.saving["a checkpoint is there, an older one not yet gone"] += 1
     tally.unreadable += unreadable(folder, harmed)
 
 

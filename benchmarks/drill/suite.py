@@ -28,10 +28,8 @@ from drill.job import write_squares  # noqa: E402
 from drill.kills import Tally, killed_run, reference  # noqa: E402
 from rankwise.report.machine import machine, versions  # noqa: E402
 
-STEPS = 40
-SHARE = 0.5
-"""Of the time of an uninterrupted run, within which a process is killed after its start."""
-FULL_DISKS = 10
+STEPS = 200
+FULL_DISKS = 6
 
 
 @dataclass(frozen=True)
@@ -60,20 +58,24 @@ def drill(options: Options) -> dict[str, Any]:
     asked = options_of(
         data, whole, steps=options.steps, save_every=options.save_every, seed=options.seed
     )
-    seconds = reference(asked, options.output)
+    pace = reference(asked, options.output)
     draw, tally, start = random.Random(options.seed), Tally(), time.monotonic()
     while tally.kills < options.kills and not tally.failed:
         run = replace(asked, output=options.output / f"killed-{tally.runs}")
-        killed_run(run, whole, tally, most=options.kills, span=SHARE * seconds, draw=draw)
+        killed_run(run, whole, tally, most=options.kills, pace=pace, draw=draw)
         print(f"{tally.kills} kills in {tally.runs} runs", flush=True)
     tally.seconds = time.monotonic() - start
     rows = in_a_process(options.output / "faults", options.seed, options.faults)
     disks = max(1, round(options.faults * FULL_DISKS))
     rows.append(full_disk_in_a_run(asked, whole, disks, draw))
     return {
-        "kills": asdict(tally) | {"differences": [d._asdict() for d in tally.differences]},
+        "kills": {
+            **asdict(tally),
+            "saving": dict(tally.saving),
+            "differences": [d._asdict() for d in tally.differences],
+        },
         "faults": [row._asdict() for row in rows],
-        "seconds_uninterrupted": seconds,
+        "pace": pace._asdict(),
         "passed": passed(tally, rows),
         "options": asdict(options) | {"output": str(options.output)},
         "seed": options.seed,
@@ -95,7 +97,7 @@ def report(metrics: dict[str, Any]) -> str:
         ["", ""],
         ["kills by SIGKILL", f"{kills['kills']}"],
         ["of these, while a file was being written", f"{saving}"],
-        ["of these, a checkpoint", f"{kills['saving'].get('checkpoint', 0)}"],
+        ["of these, a checkpoint", f"{kills['saving'].get('a checkpoint', 0)}"],
         ["newest checkpoint damaged as well", f"{kills['damaged']}"],
         ["runs that came to their end", f"{kills['runs']}"],
         ["runs that did not go on", f"{len(kills['failed'])}"],
