@@ -1,8 +1,8 @@
 # Every target sets itself up from nothing in `.venv`: `make demo`, `make test`, `make docs`,
-# `make bench`, `make bench-quick`, `make compare`.
+# `make bench`, `make bench-quick`, `make compare`, `make drill`.
 # Options go through ARGS: make demo ARGS="--steps 20".
 .DELETE_ON_ERROR:
-.PHONY: demo test lint docs bench bench-quick compare
+.PHONY: demo test lint docs bench bench-quick compare drill
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -35,6 +35,10 @@ bench-quick: $(READY)
 # Losses, sizes and ranges of rates beside the peers.
 compare: $(READY)
 	$(BIN)/python benchmarks/finetune.py $(ARGS)
+
+# A training killed 200 times and gone on with, and files damaged: nothing may differ. Minutes.
+drill: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill/suite.py $(ARGS)
 
 # torch goes first and alone, so that no other package chooses its build. torchattacks declares
 # torchvision and an old requests, and imports neither.

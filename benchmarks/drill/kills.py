@@ -11,7 +11,6 @@ import warnings
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,8 +37,10 @@ from rankwise.report.recorder import RUN
 
 KEPT = 2
 """Checkpoints that stay."""
-STRIDE = 12
-"""Steps within which a process is killed."""
+STRIDE = 8
+"""Further checkpoints within which a process is killed."""
+POLL = 0.002
+"""Seconds."""
 DAMAGED = 0.2
 """Of the kills, those after which the newest checkpoint is damaged too."""
 
@@ -71,12 +72,6 @@ class Pace(NamedTuple):
     step: float
     end: float
     """After its last step: measuring, drawing, sums."""
-
-    def patience(self, steps_left: int, draw: random.Random) -> float:
-        """A moment to kill at, after the start of a process."""
-        rest = min(steps_left, STRIDE) * self.step
-        # At the end half of the processes get through.
-        return draw.uniform(0.0, self.start + (rest if steps_left else 2 * self.end))
 
 
 def reference(asked: TrainOptions, folder: Path) -> Pace:
@@ -119,8 +114,10 @@ def killed_run(
     harmed: dict[Path, bytes] = {}
     while not is_complete(asked.output):
         process = forked(lambda: _quietly(asked), log)
-        patience = pace.patience(asked.steps - _newest(asked.output), draw)
-        status = ends_within(process, patience if tally.kills < most else inf)
+        if tally.kills < most:
+            status = _run_on(process, asked, pace, draw)
+        else:
+            status = finished(process)
         if status is None:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
@@ -137,6 +134,24 @@ def killed_run(
     tally.differences.append(difference(untouched, asked.output))
     sums = sums_findings(asked.output)
     tally.unreadable += [f.seen for f in sums if f.verdict is not Verdict.OK]
+
+
+def _run_on(process: int, asked: TrainOptions, pace: Pace, draw: random.Random) -> int | None:
+    """Up to a random moment: in its start, some checkpoints later, or in what comes after all.
+
+    Its exit status if it has ended before, else None.
+    """
+    begun = _newest(asked.output)
+    if begun == asked.steps:
+        return ends_within(process, draw.uniform(0.0, pace.start + 2 * pace.end))
+    further = draw.randrange(STRIDE)
+    if further == 0:
+        return ends_within(process, draw.uniform(0.0, pace.start))
+    while _newest(asked.output) < min(begun + further, asked.steps):
+        status = ends_within(process, POLL)
+        if status is not None:
+            return status
+    return ends_within(process, draw.uniform(0.0, pace.step))
 
 
 def _newest(folder: Path) -> int:
