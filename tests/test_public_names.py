@@ -23,7 +23,7 @@ OPTIONS = {
     "export_lora": "model folder compact max_rank base_model_name task_type prefix",
     "Optimizer": (
         "model lr rule rank_rule integrator control weight_decay max_step turns inputs_every "
-        "conditioning groups"
+        "conditioning guard groups"
     ),
     "LowRankConv2d": "factors kernel_size stride padding dilation bias base scale",
     "LowRankLinear": "factors base bias scale",
@@ -77,12 +77,12 @@ FINETUNE = (
     "model data task text_column label_column eval_data eval_fraction rank budget rtol fixed_rank "
     "rule lr head_lr rate_free weight_decay beta batch_size steps inputs_every max_length "
     "train_on_prompts pack sample_tokens checkpointing bfloat16 quantize select scale seed output "
-    "resume overwrite save_every keep_checkpoints threads"
+    "resume overwrite save_every keep_checkpoints rewinds threads"
 )
 TRAIN = (
     "data model keep tolerance epochs steps lr weight_decay beta max_norm max_condition "
     "adversarial adversarial_steps rate_free batch_size dense seed output resume overwrite "
-    "save_every keep_checkpoints threads"
+    "save_every keep_checkpoints rewinds threads"
 )
 ATTACK = (
     "data attacks eps eps_l2 surrogate rows epochs steps max_norm seed output resume overwrite "

@@ -195,3 +195,21 @@ def test_ranks_of_their_own_are_fine(ranks, rule):
 def test_a_fixed_rank_is_no_bound():
     assert not rank_bounds(layers(1, 1), rule_text(repr(FixedRank())))
     assert not rank_bounds(layers(1, 1), None)
+
+
+@pytest.mark.parametrize(
+    "met, verdict",
+    [
+        ({"detours": 2}, None),
+        ({"bounded": 3}, None),
+        ({"repaired": 1}, Verdict.WARNING),
+        ({"rewound": 1, "repaired": 2}, Verdict.WARNING),
+    ],
+    ids=["detours", "bounded", "repaired", "rewound"],
+)
+def test_what_the_guard_has_met_is_told(met, verdict):
+    lines = healthy()
+    lines[30]["incidents"] = met
+    assert sick(lines) == ({} if verdict is None else {"incidents": verdict})
+    (finding,) = [f for f in curve_findings(lines) if f.name == "incidents"]
+    assert all(f"{count} {name}" in finding.seen for name, count in met.items())

@@ -243,6 +243,17 @@ def test_skipped_steps_are_told():
     assert "4 of 6" in examine(model, optimizer).bad[0].seen
 
 
+def test_a_training_that_went_back_is_told():
+    model = thin_layers()
+    optimizer = rw.Optimizer(model, guard=rw.check.Guard(patience=1, rewinds=1))
+    train(model, optimizer, 0, 199)
+    with pytest.warns(RuntimeWarning, match="Went back"):
+        (model(batch(0)[0]).sum() * float("inf")).backward()
+        optimizer.step()
+    assert sick(model, optimizer) == {"incidents": Verdict.WARNING}
+    assert "1 rewound" in examine(model, optimizer).bad[0].seen
+
+
 def test_findings_print_as_lines_with_their_mend():
     model, optimizer = trained()
     text = str(examine(model, optimizer))

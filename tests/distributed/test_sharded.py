@@ -188,13 +188,24 @@ def test_bases_in_bfloat16():
     assert kind is nn.Linear
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
-def test_an_entry_that_is_not_finite_is_found_in_tensors_of_any_kind(kind):
+def test_an_entry_that_is_not_finite_is_found_in_tensors_of_any_kind(kind, value):
     sound = torch.ones(3, 4, dtype=kind)
     broken = sound.clone()
-    broken[2, 1] = float("nan")
+    broken[2, 1] = value
     # Entries that share memory cannot be written, and an empty tensor has none.
     others = [sound, sound[:1, :1].expand(2, 2), sound[:, :0], sound.T[::2]]
     assert all_finite(others)
     assert not all_finite([*others, broken])
     assert not all_finite([broken[2:, 1:2].expand(2, 2)])
+
+
+@pytest.mark.parametrize(
+    "kind, size", [(torch.float32, 1e18), (torch.bfloat16, 1e18), (torch.float64, 1e153)]
+)
+def test_entries_whose_squares_would_overflow_are_no_better(kind, size):
+    large = torch.full((4, 3), size, dtype=kind)
+    assert not all_finite([torch.ones(2), large])
+    assert all_finite([torch.ones(2), 1e-3 * large])
+    assert all_finite([torch.full((5,), 6e4, dtype=torch.float16)])

@@ -287,3 +287,12 @@ def test_the_command_writes_the_page_into_the_run_and_its_numbers_where_asked(
     assert "name a folder of a run" in capsys.readouterr().err
     assert main(["report", "nowhere"]) == 2
     assert "nowhere holds no run" in capsys.readouterr().err
+
+
+def test_what_the_guard_has_met_is_told_before_a_run_is_believed(tmp_path):
+    lines = history()
+    lines[9]["incidents"] = {"repaired": 2, "bounded": 1}
+    lines[19]["incidents"] = {"repaired": 2, "rewound": 1, "bounded": 3}
+    text = page(tmp_path, write_run(tmp_path / "run", lines=lines)).text
+    assert "back to an earlier state: 1 in all, first in step 20" in text
+    assert "made orthonormal again: 2 in all, first in step 10" in text

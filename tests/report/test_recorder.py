@@ -242,3 +242,21 @@ def test_what_cannot_be_recorded_is_refused(tmp_path):
         Recorder(tmp_path, torch.optim.AdamW(model.parameters()))
     with pytest.raises(ValueError, match="`every` must be at least 1, got 0"):
         Recorder(tmp_path, optimizer_of(model), every=0)
+
+
+def test_what_the_guard_has_met_is_in_the_line_of_its_step_and_goes_on_after_resuming(tmp_path):
+    def begun():
+        model = thin_layers()
+        optimizer = optimizer_of(model, guard=rw.check.Guard(every=2, patience=2, rewinds=3))
+        return model, optimizer, Recorder(tmp_path, optimizer)
+
+    model, optimizer, recorder = begun()
+    with pytest.warns(RuntimeWarning, match="2 steps in a row"):
+        go(model, optimizer, recorder, 0, 10, broken=(4, 5))
+    (line,) = [line for line in told(tmp_path) if "incidents" in line]
+    assert (line["step"], line["incidents"]) == (6, {"rewound": 1})
+    other, again, recorder = begun()
+    other.load_state_dict(model.state_dict())
+    again.load_state_dict(optimizer.state_dict())
+    recorder.resume(8)
+    assert [line.get("incidents") for line in told(tmp_path)][5:] == [{"rewound": 1}, None, None]

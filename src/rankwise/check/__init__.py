@@ -6,10 +6,13 @@ from rankwise.check.finding import Finding, Findings, Verdict
 from rankwise.check.flow import RotatingFlow
 from rankwise.check.model import orthonormality, stationarity
 from rankwise.check.slope import Slope, order_of_retraction, order_of_step
+from rankwise.optim.guard import Guard, Incidents
 
 __all__ = [
     "Finding",
     "Findings",
+    "Guard",
+    "Incidents",
     "RotatingFlow",
     "Slope",
     "Verdict",

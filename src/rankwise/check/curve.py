@@ -1,7 +1,7 @@
 """What the record of a run says: one mapping a step, as in `history.jsonl`.
 
 Only `loss` is expected of a line; what a loop has not written (`lr`, `gradient_norm`, `mean_rank`,
-`skipped`) is not judged.
+`skipped`, `incidents`) is not judged.
 """
 
 import ast
@@ -67,6 +67,9 @@ def curve_findings(
     found = [finite_loss(lines), falling_loss(lines, fits_already=fits_already)]
     found += [*learning_rate(lines, relative=relative), *stationarity(lines)]
     found.append(skipped_steps(lines, skipped))
+    met = [line["incidents"] for line in lines if "incidents" in line]
+    if met:
+        found.append(incidents(met[-1]))
     if rule is not None and rule.adapts:
         found += rank_changes(lines, rule)
     return Findings(found)
@@ -172,6 +175,25 @@ def skipped_share(skipped: int, steps: int, name: str = "skipped steps") -> Find
     if share > MANY_SKIPPED:
         return fault(name, seen, mend)
     return warning(name, seen, mend) if share > FEW_SKIPPED else fine(name, seen)
+
+
+def incidents(met: Mapping[str, int]) -> Finding:
+    """What the optimizer's guard has met, by name."""
+    name = "incidents"
+    seen = ", ".join(f"{count} {what}" for what, count in met.items() if count) or "none"
+    if met.get("rewound"):
+        return warning(
+            name,
+            f"{seen}: training went wrong and back to an earlier state",
+            "look at the loss before these steps; lower the learning rate or clip the gradient",
+        )
+    if met.get("repaired"):
+        return warning(
+            name,
+            f"{seen}: bases had lost their orthonormality",
+            "let only rankwise.Optimizer write into factors, and keep them in float32",
+        )
+    return fine(name, seen)
 
 
 def rank_changes(lines: Sequence[Line], rule: RuleText) -> list[Finding]:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.check.base import base_finding, compared, fingerprints
-from rankwise.check.curve import skipped_share
+from rankwise.check.curve import incidents, skipped_share
 from rankwise.check.finding import Finding, Findings, fault, fine, some, warning
 from rankwise.check.weights import Weight, weights_findings
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 from rankwise.numerics.fingerprint import Fingerprint
+from rankwise.optim.guard import met
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.ownership import owner_of, unwrapped
 from rankwise.optim.rest import awake
@@ -56,6 +57,7 @@ def examine(
     found += weights_findings(weights, trained=steps > 0)
     if isinstance(optimizer, Optimizer):
         found.append(skipped_share(optimizer.skipped, optimizer.steps + optimizer.skipped))
+        found.append(incidents(met(optimizer.incidents)))
     return Findings(found)
 
 

@@ -70,6 +70,7 @@ def _print(console: Any, outcome: Outcome) -> None:
     }
     if m["skipped_steps"]:
         facts["skipped steps"] = f"{m['skipped_steps']} with a non-finite gradient"
+    facts |= {f"incidents: {name}": str(count) for name, count in m["incidents"].items()}
     facts["results"] = f"{folder / METRICS}, {folder / FIGURE}"
     if m.get("samples"):
         facts["results"] += f", {folder / SAMPLES}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 INSTALL = 'pip install "rankwise[finetune]"'
 NOISY = ("torchao", "torch.utils._pytree")
 """Loggers that tell, whenever transformers is imported, what torchao cannot do on this machine."""
-EXPECTED = (ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError, OSError)
+EXPECTED = (ValueError, TypeError, ImportError, RuntimeError, OSError, FloatingPointError)
 BAD_INPUT, STOPPED = 2, 130
 
 

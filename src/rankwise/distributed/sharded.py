@@ -53,7 +53,7 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no entry is NaN or infinite; of sharded tensors, on no process.
+    """Whether no entry is NaN, infinite or overflows; of sharded tensors, on no process.
 
     Ordinary tensors are taken to be the same everywhere, as gradients are after a reduction.
     """
@@ -72,23 +72,29 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 
 
 def broken_among(tensors: Sequence[Tensor]) -> Tensor:
-    """1.0 if an entry is NaN or infinite, else 0.0; 0-dim, on the device of the first tensor."""
+    """1.0 if a tensor has NaN, infinite or overflowing entries, else 0.0; 0-dim.
+
+    Overflowing are those from whose squares moments could not be formed: 1e17 in float32, 1e152 in
+    float64. It is on the device of the first tensor.
+    """
     kinds: dict[Any, list[Tensor]] = {}
-    found = []
     for t in tensors:
-        if t.is_floating_point() and 0 not in t.stride():
-            kinds.setdefault((t.device, t.dtype), []).append(t)
-        else:  # What is below writes each entry, and knows no complex ones.
-            found.append(t.isfinite().all().logical_not().float()[None])
-    for (device, _), kind in kinds.items():
-        # What `GradScaler` looks with: one pass over each tensor, ten times as fast on a CPU as
-        # the largest entries are found. Its factor is one.
-        flag = torch.zeros(1, device=device)
-        torch._amp_foreach_non_finite_check_and_unscale_(kind, flag, torch.ones(1, device=device))
-        found.append(flag)
+        kinds.setdefault((t.device, t.dtype), []).append(t)
+    found = [_sizes(kind).to(tensors[0].device) for kind in kinds.values()]
     if not found:
         return torch.zeros(())
-    return torch.stack([flag.to(tensors[0].device) for flag in found]).amax()
+    return torch.stack([_overflows(sizes) for sizes in found]).any().float()
+
+
+def _sizes(tensors: Sequence[Tensor]) -> Tensor:
+    """Frobenius norms of tensors of one kind."""
+    short = tensors[0].element_size() < 4
+    norms = torch._foreach_norm(list(tensors), 2, torch.float32 if short else None)
+    return torch.stack(list(norms))
+
+
+def _overflows(sizes: Tensor) -> Tensor:
+    return (100.0 * sizes).square().isfinite().all().logical_not()
 
 
 def tensor_parallel(model: nn.Module, parts: Mapping[str, nn.Module]) -> tuple[str, str] | None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.manifold import Mode
+from rankwise.numerics.orth import qr
+from rankwise.numerics.svd import svd
 
 
 class Factors(NamedTuple):
@@ -40,7 +42,7 @@ class Factors(NamedTuple):
     def balanced(self) -> tuple[Tensor, Tensor]:
         """`B` (m, r) and `A` (r, n) with `W = B A` and `B^T B = A A^T = diag(sigma)`."""
         half = self.S.dtype not in (torch.float32, torch.float64)
-        parts = torch.linalg.svd(self.S.float() if half else self.S)
+        parts = svd(self.S.float() if half else self.S)
         P, sigma, Qh = (t.to(self.S.dtype) for t in parts)
         root = sigma.sqrt()
         return self.U @ (P * root), root[:, None] * (Qh @ self.V.mT)
@@ -50,6 +52,11 @@ class Factors(NamedTuple):
 
     def scaled(self, factor: float) -> "Factors":
         return self._replace(S=self.S * factor)
+
+    def orthonormalised(self) -> "Factors":
+        """The same matrix, its bases orthonormal again where rounding or a cast has worn them."""
+        (U, R), (V, T) = qr(self.U), qr(self.V)
+        return Factors(U, R @ self.S @ T.mT, V)
 
     def distance(self, other: "Factors") -> Tensor:
         return distance(self, other)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.orth import orthonormalise
+from rankwise.numerics.svd import svd
 
 
 def _orthonormal(
@@ -56,5 +57,5 @@ def variance_preserving(
 def truncated_svd(W: Tensor, rank: int) -> Factors:
     """The best approximation of `W` (m, n) of that rank (Eckart and Young, 1936); `S` diagonal."""
     _check_rank(rank, *W.shape)
-    P, sigma, Qh = torch.linalg.svd(W, full_matrices=False)
+    P, sigma, Qh = svd(W)
     return Factors(P[:, :rank].contiguous(), torch.diag(sigma[:rank]), Qh[:rank].mT.contiguous())

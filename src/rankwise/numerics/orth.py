@@ -14,7 +14,7 @@ def orthonormalise(X: Tensor) -> Tensor:
     orthonormal comes back as it is. Columns that add nothing are completed arbitrarily.
     """
     # LAPACK's Q is column-major.
-    return _qr(X)[0].contiguous()
+    return qr(X)[0].contiguous()
 
 
 def augment(U: Tensor, X: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def augment_with(U: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
     """`U_hat = augment(U, X)`, and `U_hat^T X` (..., min(m, r + k), k), which comes with the QR."""
     sizes = X.abs().amax(-2, keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
     # As rows, where both are: LAPACK's columns are those.
-    Q, R = _qr(torch.cat([U.mT, (X / sizes).mT], dim=-2).mT)
+    Q, R = qr(torch.cat([U.mT, (X / sizes).mT], dim=-2).mT)
     return Q, R[..., U.shape[-1] :] * sizes
 
 
@@ -45,8 +45,8 @@ def times(Q: Tensor, A: Tensor) -> Tensor:
     return (A.mT @ Q.mT).mT
 
 
-def _qr(X: Tensor) -> tuple[Tensor, Tensor]:
-    """`X = Q R` with `diag(R) >= 0`."""
+def qr(X: Tensor) -> tuple[Tensor, Tensor]:
+    """`X = Q R` (..., m, k), `Q` with min(m, k) orthonormal columns and `diag(R) >= 0`."""
     Q, R = torch.linalg.qr(X)
     sign = torch.copysign(Q.new_ones(Q.shape[-1]), R.diagonal(dim1=-2, dim2=-1))
     return Q * sign[..., None, :], R * sign[..., None]

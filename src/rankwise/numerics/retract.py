@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.orth import augment, augment_with
+from rankwise.numerics.svd import svd
 
 if TYPE_CHECKING:
     from rankwise.numerics.tangent import Tangent
@@ -74,15 +75,6 @@ def embed_factors(f: Factors, frame: Frame) -> Factors:
     """The same matrix in the augmented bases of `frame`; its core may be rectangular."""
     core = f.S.new_zeros(frame.U_hat.shape[1], frame.V_hat.shape[1])
     return Factors(frame.U_hat, embed(f.S, core), frame.V_hat)
-
-
-def svd(X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Thin SVD `P diag(sigma) Qh`. If LAPACK does not converge in float32, float64 is tried."""
-    try:
-        P, sigma, Qh = torch.linalg.svd(X, full_matrices=False)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        P, sigma, Qh = (t.to(X.dtype) for t in torch.linalg.svd(X.double(), full_matrices=False))
-    return P, sigma, Qh
 
 
 def decompose(frame: Frame, core: Tensor) -> Spectrum:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.factors import Factors
-from rankwise.numerics.retract import Frame, cut, decompose, svd
+from rankwise.numerics.retract import Frame, cut, decompose
+from rankwise.numerics.svd import svd
 from rankwise.numerics.truncate import rank_for_tolerance
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from rankwise.numerics.svd import svd
 from rankwise.numerics.tucker import (
     first_mode,
     left_singular,
@@ -30,7 +31,7 @@ def spectral_power(X: Tensor, power: float, *, rtol: float = 1e-6) -> Tensor:
         shaped = times_second(shaped, _side(second_mode(X), power, rtol))
         size = torch.linalg.vector_norm(X) / torch.linalg.vector_norm(shaped).clamp_min(1e-30)
         return shaped * size
-    P, sigma, Qh = torch.linalg.svd(X, full_matrices=False)
+    P, sigma, Qh = svd(X)
     relative, kept = _relative(sigma, rtol)
     shaped = relative.pow(power).mul_(kept)
     old, new = (torch.linalg.vector_norm(s, dim=-1, keepdim=True) for s in (sigma, shaped))

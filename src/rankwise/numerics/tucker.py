@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.manifold import Mode
-from rankwise.numerics.orth import orthonormalise
-from rankwise.numerics.retract import svd
+from rankwise.numerics.orth import orthonormalise, qr
+from rankwise.numerics.svd import svd
 
 
 class Tucker(NamedTuple):
@@ -42,6 +42,11 @@ class Tucker(NamedTuple):
 
     def norm(self) -> Tensor:
         return torch.linalg.vector_norm(self.core)
+
+    def orthonormalised(self) -> "Tucker":
+        """The same kernel, its bases orthonormal again, see `Factors`."""
+        (U, R), (V, T) = qr(self.U), qr(self.V)
+        return Tucker(U, times_second(times_first(self.core, R), T), V)
 
     def scaled(self, factor: float) -> "Tucker":
         return self._replace(core=self.core * factor)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rankwise.numerics.factors import Factors
+from rankwise.numerics.svd import svd
 
 
 def stack_triangle(R: Tensor | None, rows: Tensor) -> Tensor:
@@ -71,5 +72,5 @@ def weighted_svd(W: Tensor, L: Tensor, Z: Tensor, *, tall: bool = False) -> Weig
     The right weight enters by its product with `W` alone, so that everything here is as small as
     the shorter side. Of a tall matrix, give `W^T`, the triangle of its inputs as `L`, and `tall`.
     """
-    P, sigma, _ = torch.linalg.svd(L @ Z.mT, full_matrices=False)
+    P, sigma, _ = svd(L @ Z.mT)
     return WeightedSVD(W, L, P, sigma, tall)

@@ -16,7 +16,12 @@ def take_over(states: Mapping[Tensor, dict[str, Any]]) -> None:
     resumed run would not be the same to the last bit.
     """
     for state in states.values():
-        state.update({name: _copied(value) for name, value in state.items()})
+        state.update(copied(state))
+
+
+def copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What is remembered of one parameter, in memory of its own, row by row."""
+    return {name: _copied(value) for name, value in state.items()}
 
 
 def _copied(value: Any) -> Any:

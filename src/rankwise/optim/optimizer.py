@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rankwise.distributed.prepare import check_layouts
 from rankwise.distributed.replicas import Replicas
-from rankwise.distributed.sharded import all_finite, shard_, total_norm
+from rankwise.distributed.sharded import all_finite, shard_
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.nn.low_rank import LowRankModule
@@ -40,8 +40,10 @@ from rankwise.optim.continuing import (
     saved_parts,
     take_over,
 )
+from rankwise.optim.guard import Guard, Incidents
 from rankwise.optim.layers import param_groups, trainable_layers
 from rankwise.optim.moving import WAITED, AloneArrival, Arrival, Cut, Moving, Shaping
+from rankwise.optim.norms import gradient_norm, scale_to_
 from rankwise.optim.ownership import Version, check_untouched, claim, owner_of, record
 from rankwise.optim.rank_rule import Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
@@ -58,6 +60,7 @@ from rankwise.optim.together import (
 from rankwise.optim.trust import Trust
 from rankwise.optim.turns import in_turn
 from rankwise.optim.update_rule import State, UpdateRule, with_mean_outside
+from rankwise.optim.watch import Held, Watch
 
 DEFAULT_MAX_STEP = 0.002
 COPIED = (
@@ -69,8 +72,10 @@ COPIED = (
     "conditioning",
     "turns",
     "inputs_every",
+    "guard",
     "steps",
     "skipped",
+    "incidents",
     "_model",
 )
 """Attributes beyond torch's that a copy of an optimizer has."""
@@ -115,13 +120,17 @@ class Optimizer(torch.optim.Optimizer):
         conditioning: what keeps the singular values of each low-rank weight together, for
             robustness: one of `rankwise.robust`, e.g. `SpreadPenalty(beta=0.1)`. None: nothing. It
             acts after the step: `max_step` says nothing about what a limit takes away.
+        guard: what is examined while it trains, and what is done where something is wrong. None:
+            `rankwise.check.Guard()`, which repairs bases, and ends in an error where training
+            cannot go on.
         groups: dicts with `params` (parameters, modules or their names) and options of their own
             (`lr`, `weight_decay`, `max_step`); what they leave out is in the last group.
 
     Attributes:
         layers: the low-rank layers that it trains, with their names.
         steps: number of steps taken.
-        skipped: number of steps skipped for a non-finite gradient.
+        skipped: number of steps skipped for a non-finite gradient, or one whose squares overflow.
+        incidents: what the guard has met, see `rankwise.check.Incidents`.
         trains_factors: True; `rankwise.nn.guard` lets no optimizer without it step factors.
     """
 
@@ -141,6 +150,7 @@ class Optimizer(torch.optim.Optimizer):
         turns: int | None = None,
         inputs_every: int = 1,
         conditioning: Conditioning | None = None,
+        guard: Guard | None = None,
         groups: Iterable[dict[str, Any]] = (),
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -154,6 +164,7 @@ class Optimizer(torch.optim.Optimizer):
         check_kind("integrator", integrator, Integrator, "integrators.ParallelBUG()")
         check_kind("control", control, StepControl, "RateFree()")
         check_kind("conditioning", conditioning, Conditioning, "robust.NormLimit(1.0)")
+        check_kind("guard", guard, Guard, "check.Guard(rewinds=3)")
         self.layers = trainable_layers(model)
         check_layouts(model, dict(self.layers))
         self.rule = Adam() if rule is None else rule
@@ -172,8 +183,10 @@ class Optimizer(torch.optim.Optimizer):
         check_comparable(self.rank_rule, self.layers)
         check_conditioning(conditioning, self.rank_rule, self.layers)
         check_layers(self.rule, self.integrator, self.layers)
+        self.guard = Guard() if guard is None else guard
         self.steps = 0
         self.skipped = 0
+        self.incidents = Incidents()
         defaults = {
             "lr": self.control.default_lr if lr is None else lr,
             "weight_decay": weight_decay,
@@ -194,6 +207,7 @@ class Optimizer(torch.optim.Optimizer):
         several = self.integrator.same_matrix and self.integrator.points > 1
         self._batches = Batches(self.layers if several else [])
         claim(self, self.layers)
+        self._watch = Watch(self.guard, self.layers)
         weakref.finalize(self, wake, [weakref.ref(layer) for _, layer in self.layers])
         self._let_rest()
 
@@ -226,6 +240,7 @@ class Optimizer(torch.optim.Optimizer):
             warn_if_alone(self.layers)
             if replicas is not None:
                 replicas.check_steps(self.steps)
+            self._watch.begins(self._held, self.steps)
             self._begun = True
         if not integrator.same_matrix:
             check_closure(self.integrator, closure, self._gradients())
@@ -254,18 +269,21 @@ class Optimizer(torch.optim.Optimizer):
                 step=clock.step,
             )
         moving, resting = in_turn(present, self.turns, clock, self.rank_rule)
-        arrivals = self._arrivals(moving, integrator, closure)
+        try:
+            arrivals = self._arrivals(moving, integrator, closure)
+        except FloatingPointError as error:
+            self._met(self._watch.back(self._held, self.steps, str(error)))
+            arrivals = None
         if arrivals is None:
             return self._skip(loss)
         self.steps = clock.step
         observe(resting, self.rule)
         count_inputs(present)
         self._retract(moving, arrivals, clock, replicas)
-        record(self.layers, self._versions)
-        factors = self._factors()
-        for group in self.param_groups:
-            dense = [p for p in group["params"] if id(p) not in factors]
+        for group, dense in self._dense():
             self.control.dense_step_(dense, self.state, group)
+        self._met(self._watch.taken(self._held, self.steps))
+        record(self.layers, self._versions)
         self._let_rest()
         self._clear()
         return loss
@@ -277,6 +295,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _skip(self, loss: Any) -> Any:
         self.skipped += 1
+        self._met(self._watch.skipped(self._held, self.steps))
+        record(self.layers, self._versions)
         self._clear()
         return loss
 
@@ -293,8 +313,20 @@ class Optimizer(torch.optim.Optimizer):
                 if p.grad is not None:
                     yield p.grad
 
-    def _factors(self) -> set[int]:
-        return {id(p) for _, layer in self.layers for p in layer.factor_parameters()}
+    def _met(self, new: Incidents) -> None:
+        self.incidents = Incidents(*map(sum, zip(self.incidents, new, strict=True)))
+
+    def _dense(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
+        """Each group, and what of it is no factor."""
+        factors = {id(p) for _, layer in self.layers for p in layer.factor_parameters()}
+        return [
+            (group, [p for p in group["params"] if id(p) not in factors])
+            for group in self.param_groups
+        ]
+
+    def _held(self) -> Held:
+        dense = [p for _, own in self._dense() for p in own]
+        return Held(dense, self.state, self.rank_rule, self.incidents.rewound)
 
     def _present(self, integrator: Integrator) -> list[Moving]:
         """All layers that have a gradient."""
@@ -362,14 +394,9 @@ class Optimizer(torch.optim.Optimizer):
         Without what the last pass has left out, see `inputs_every` and `integrators.BasisEvery`.
         With sharded parameters, a sum over all processes: each of them has to ask.
         """
-        layers = [layer for name, layer in self.layers if has_gradient(name, layer)]
-        squares = [layer.tangent_gradient().squared_norm() for layer in layers]
-        factors = self._factors()
-        present = (p for group in self.param_groups for p in group["params"] if p.grad is not None)
-        dense = [p.grad for p in present if id(p) not in factors]
-        if dense:
-            squares.append(total_norm(dense).square().to(squares[0].device if squares else None))
-        return torch.stack(squares).sum().sqrt() if squares else torch.zeros(())
+        present = (layer for name, layer in self.layers if has_gradient(name, layer))
+        dense = [p.grad for _, own in self._dense() for p in own if p.grad is not None]
+        return gradient_norm([layer.tangent_gradient() for layer in present], dense)
 
     @torch.no_grad()
     def clip_gradient_(self, max_norm: float) -> Tensor:
@@ -378,11 +405,7 @@ class Optimizer(torch.optim.Optimizer):
         if not max_norm > 0:
             raise ValueError(f"`max_norm` must be positive, got {max_norm}")
         norm = self.gradient_norm()
-        factor = (max_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    p.grad.mul_(factor.to(p.grad.device))
+        scale_to_(list(self._gradients()), norm, max_norm)
         return norm
 
     def state_dict(self) -> dict[str, Any]:
@@ -393,6 +416,7 @@ class Optimizer(torch.optim.Optimizer):
             "rule": type(self.rule).__name__,
             "integrator": type(self.integrator).__name__,
             "control": type(self.control).__name__,
+            "incidents": list(self.incidents),
         }
         return {**super().state_dict(), "rankwise": own}
 
@@ -404,6 +428,7 @@ class Optimizer(torch.optim.Optimizer):
         take_over(self.state)
         shard_(self.state)
         self.steps, self.skipped = own["steps"], own["skipped"]
+        self.incidents = Incidents(*own.get("incidents", ()))
         self._versions.clear()
         self._begun = False
         if all(owner_of(layer) is self for _, layer in self.layers):

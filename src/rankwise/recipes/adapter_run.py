@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rankwise.io.export_lora import LoraExport, export_lora
+from rankwise.optim.guard import Guard, met
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rate_free import RateFree
 from rankwise.recipes.history import Line
@@ -68,6 +69,7 @@ def run_metrics(
         "peak_memory_bytes": peak_memory(),
         "steps": run.optimizer.steps,
         "skipped_steps": run.optimizer.skipped,
+        "incidents": met(run.optimizer.incidents),
         "seed": options.seed,
         "options": options.to_json(),
         "rank_rule": repr(run.optimizer.rank_rule),
@@ -97,6 +99,7 @@ def _optimizer(
         "rule": options.update_rule(),
         "conditioning": options.conditioning(),
         "inputs_every": options.inputs_every,
+        "guard": Guard(rewinds=options.rewinds),
     }
     if options.rate_free:
         return Optimizer(model, control=RateFree(), **own)

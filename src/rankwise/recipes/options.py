@@ -119,6 +119,8 @@ class FinetuneOptions:
     """Steps between two checkpoints."""
     keep_checkpoints: int = 2
     """Newest checkpoints that stay."""
+    rewinds: int = 3
+    """How often training that goes wrong may go back to its last good state before it ends."""
     threads: int | None = None
     """Threads of torch [as torch decides]."""
 
@@ -129,6 +131,7 @@ class FinetuneOptions:
         for name in ("batch_size", "steps", "budget", "max_length", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
+        require(self.rewinds >= 0, "rewinds", "must not be negative", self.rewinds)
         for name in ("lr", "head_lr", "weight_decay"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), name, "must be finite and not negative", value)

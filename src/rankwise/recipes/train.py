@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from rankwise.io.atomic import write_text
 from rankwise.io.checkpoint import save
 from rankwise.io.tensor_file import write_tensors
+from rankwise.optim.guard import met
 from rankwise.recipes.adversary import adversary
 from rankwise.recipes.comparison import measured, score, table_of
 from rankwise.recipes.folder import begin, finish, prepared
@@ -119,6 +120,7 @@ def _metrics(
         "shapes": {name: list(shape) for name, shape in start.shapes.items()},
         "steps": runs["low_rank"].steps,
         "skipped_steps": optimizer.skipped,
+        "incidents": met(optimizer.incidents),
         "peak_memory_bytes": peak_memory(),
         "seed": options.seed,
         "rank_rule": repr(optimizer.rank_rule),

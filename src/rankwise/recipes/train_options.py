@@ -73,6 +73,8 @@ class TrainOptions:
     """Steps between two checkpoints."""
     keep_checkpoints: int = 2
     """Newest checkpoints that stay."""
+    rewinds: int = 3
+    """How often training that goes wrong may go back to its last good state before it ends."""
     threads: int | None = None
     """Threads of torch [as torch decides]."""
 
@@ -82,6 +84,7 @@ class TrainOptions:
         for name in (*lengths, "save_every", "keep_checkpoints", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
+        require(self.rewinds >= 0, "rewinds", "must not be negative", self.rewinds)
         require(0 < self.lr < float("inf"), "lr", "must be finite and positive", self.lr)
         require(self.keep is None or 0 < self.keep < 1, "keep", "must be in (0, 1)", self.keep)
         decay, rtol = self.weight_decay, self.tolerance

@@ -2,13 +2,14 @@
 
 import copy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rankwise.io.state import dense_trained
+from rankwise.optim.guard import Guard
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.rate_free import RateFree
 from rankwise.recipes.images import Images, fingerprint
@@ -72,7 +73,8 @@ def runs_of(twins: Twins, options: TrainOptions, data: Images) -> dict[str, Run]
 
     runs = {"low_rank": run(twins.low_rank, _optimizer(twins, options, steps), "")}
     if options.dense:
-        twin = Optimizer(twins.dense, lr=TWIN_LR, weight_decay=TWIN_DECAY)
+        guard = Guard(rewinds=options.rewinds)
+        twin = Optimizer(twins.dense, lr=TWIN_LR, weight_decay=TWIN_DECAY, guard=guard)
         runs["dense"] = run(twins.dense, twin, DENSE)
     return runs
 
@@ -82,16 +84,19 @@ def _optimizer(twins: Twins, options: TrainOptions, steps: int) -> Optimizer:
     rule = rank_rule(twins.start, steps, options.tolerance)
     if conditioning is not None and conditioning.lifts:
         rule = replace(rule, grow=0)
+    own: dict[str, Any] = {
+        "rank_rule": rule,
+        "conditioning": conditioning,
+        "guard": Guard(rewinds=options.rewinds),
+    }
     if options.rate_free:
-        control = RateFree()
-        return Optimizer(model, rank_rule=rule, control=control, conditioning=conditioning)
+        return Optimizer(model, control=RateFree(), **own)
     dense = list(dense_trained(model))
     return Optimizer(
         model,
         lr=options.lr,
         max_step=LONGEST * options.lr,
         weight_decay=options.weight_decay,
-        rank_rule=rule,
-        conditioning=conditioning,
+        **own,
         groups=[{"params": dense, "lr": OWN_LR}] if dense else [],
     )

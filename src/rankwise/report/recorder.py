@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rankwise.io.atomic import write_text
 from rankwise.io.path import given_path
+from rankwise.optim.guard import Incidents, met
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.together import replicas_of
 from rankwise.report.description import described
@@ -75,6 +76,7 @@ class Recorder:
         self._last: Line | None = None
         self._ranks: list[Any] | None = None
         self._skipped = 0
+        self._incidents = Incidents()
         self._before: tuple[float, Tensor | float] | None = None
         self._clock = time.perf_counter()
         self._hook = optimizer.register_step_pre_hook(self._before_step)
@@ -92,6 +94,8 @@ class Recorder:
         for line in lines:
             self._ranks = line.get("ranks", self._ranks)
             self._skipped = line.get("skipped", self._skipped)
+            if "incidents" in line:
+                self._incidents = Incidents(**line["incidents"])
         if lines:
             self._last = lines[-1]
             self._write_run(finished=False)
@@ -126,6 +130,9 @@ class Recorder:
             line["ranks"] = self._ranks = told
         if self._optimizer.skipped != self._skipped:
             line["skipped"] = self._skipped = self._optimizer.skipped
+        if self._optimizer.incidents != self._incidents:
+            self._incidents = self._optimizer.incidents
+            line["incidents"] = met(self._incidents)
         line |= sent(self._optimizer)
         step = line["step"]
         if step == 1 or step % self._every == 0:

@@ -10,6 +10,11 @@ from rankwise.report.page.facts import facts_of, main_network
 from rankwise.report.page.layers import at_full, layers_of, size
 from rankwise.report.page.run import Network, Run
 
+INCIDENTS = {
+    "rewound": "Training went wrong and back to an earlier state",
+    "repaired": "Bases of layers had worn and were made orthonormal again",
+    "detours": "Singular values were found only by another route",
+}
 LEAST_STEPS = 20
 """For saying whether a loss fell."""
 
@@ -19,7 +24,8 @@ def notes_of(run: Run) -> list[str]:
     notes = [*_incomplete(run)]
     network = main_network(run)
     if network is not None:
-        notes += [*_skipped(run, network), *_loss(network), *_ranks(run, network)]
+        notes += [*_skipped(run, network), *_incidents(network), *_loss(network)]
+        notes += _ranks(run, network)
         notes += _old(run, network)
     elif run.command != "attack":
         notes.append("No step was recorded: there are no curves.")
@@ -49,6 +55,18 @@ def _skipped(run: Run, network: Network) -> list[str]:
     first = next((line["step"] for line in network.lines if line.get("skipped")), None)
     where = "" if first is None else f", first step {first:,}"
     return [f"{_steps(skipped)} skipped for a gradient that was not finite{where}."]
+
+
+def _incidents(network: Network) -> list[str]:
+    """What the optimizer's guard has met, where it first did."""
+    told = [(line["step"], line["incidents"]) for line in network.lines if "incidents" in line]
+    last = told[-1][1] if told else {}
+    notes = []
+    for name, what in INCIDENTS.items():
+        if last.get(name):
+            first = next(step for step, met in told if met.get(name))
+            notes.append(f"{what}: {last[name]:,} in all, first in step {first:,}.")
+    return notes
 
 
 def _steps(count: int) -> str:
