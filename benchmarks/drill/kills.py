@@ -31,7 +31,7 @@ from rankwise.recipes.folder import OPTIONS
 from rankwise.recipes.run_findings import read_lines
 from rankwise.recipes.sums import sums_findings
 from rankwise.recipes.train_options import TrainOptions
-from rankwise.recipes.training import checkpoints_in
+from rankwise.recipes.training import CHECKPOINTS, checkpoints_in
 from rankwise.report.history import HISTORY
 from rankwise.report.recorder import RUN
 
@@ -39,8 +39,10 @@ KEPT = 2
 """Checkpoints that stay."""
 STRIDE = 8
 """Further checkpoints within which a process is killed."""
-POLL = 0.002
-"""Seconds."""
+AIMED = 0.8
+"""Of the kills after further checkpoints, those once the next one is begun."""
+POLL, SAVING = 0.001, 0.01
+"""Seconds between two looks; and within which an aimed kill comes."""
 DAMAGED = 0.2
 """Of the kills, those after which the newest checkpoint is damaged too."""
 
@@ -151,7 +153,13 @@ def _run_on(process: int, asked: TrainOptions, pace: Pace, draw: random.Random) 
         status = ends_within(process, POLL)
         if status is not None:
             return status
-    return ends_within(process, draw.uniform(0.0, pace.step))
+    if draw.random() > AIMED:
+        return ends_within(process, draw.uniform(0.0, pace.step))
+    while not any((asked.output / CHECKPOINTS).glob(".*.tmp")):
+        status = ends_within(process, POLL)
+        if status is not None:
+            return status
+    return ends_within(process, draw.uniform(0.0, SAVING))
 
 
 def _newest(folder: Path) -> int:

@@ -28,7 +28,7 @@ from drill.job import write_squares  # noqa: E402
 from drill.kills import Tally, killed_run, reference  # noqa: E402
 from rankwise.report.machine import machine, versions  # noqa: E402
 
-STEPS = 100
+STEPS = 60
 FULL_DISKS = 6
 
 
