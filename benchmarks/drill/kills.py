@@ -126,7 +126,8 @@ def killed_run(
             harmed = {p: b for p, b in harmed.items() if p.exists() and p.read_bytes() == b}
             _count(asked.output, tally, set(harmed))
             whole = [p for p in checkpoints_in(asked.output) if p not in harmed]
-            if draw.random() < DAMAGED and len(whole) > 1:
+            goes_on = not is_complete(asked.output) and len(whole) > 1
+            if draw.random() < DAMAGED and goes_on:
                 harmed |= damage(whole[0], draw)
                 tally.damaged += 1
         elif status:
