@@ -1,8 +1,9 @@
 # Every target sets itself up from nothing in `.venv`: `make demo`, `make test`, `make docs`,
-# `make bench`, `make bench-quick`, `make compare`, `make drill`.
+# `make bench`, `make bench-quick`, `make compare`, `make drill`, `make soak`,
+# `make matrix`.
 # Options go through ARGS: make demo ARGS="--steps 20".
 .DELETE_ON_ERROR:
-.PHONY: demo test lint docs bench bench-quick compare drill
+.PHONY: demo test lint docs bench bench-quick compare drill soak matrix
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -39,6 +40,14 @@ compare: $(READY)
 # A training killed 200 times and gone on with, and files damaged: nothing may differ. Minutes.
 drill: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill/suite.py $(ARGS)
+
+# 20,000 steps with ranks that change all the time; fails where memory grows or bases and weights drift.
+soak: $(READY)
+	$(BIN)/python benchmarks/soak.py $(ARGS)
+
+# The tests under other versions of Python, torch and transformers, in environments of their own.
+matrix:
+	$(PYTHON) benchmarks/matrix.py $(ARGS)
 
 # torch goes first and alone, so that no other package chooses its build. torchattacks declares
 # torchvision and an old requests, and imports neither.

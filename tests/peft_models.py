@@ -3,10 +3,12 @@
 import warnings
 from pathlib import Path
 
-import peft
+import pytest
 import torch
-import transformers
 from torch import Tensor, nn
+
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 30}
 TOKENS = torch.arange(24).reshape(2, 12)

@@ -45,11 +45,11 @@ class Trained(NamedTuple):
     def parts(self) -> dict[str, Any]:
         return {"model": self.model, "optimizer": self.optimizer}
 
-    def bits(self) -> list[bytes]:
+    def numbers(self) -> list[Any]:
         state = self.optimizer.state_dict()["state"]
         tensors = list(self.model.state_dict().values())
         tensors += [t for e in state.values() for t in e.values() if isinstance(t, torch.Tensor)]
-        return [t.detach().contiguous().numpy().tobytes() for t in tensors]
+        return [t.detach().tolist() for t in tensors]
 
 
 def trained(steps: int) -> Trained:
@@ -68,7 +68,7 @@ def refused(name: str, kind: Damage, tries: int, folder: Path, draw: random.Rand
     """`load_training` of a damaged file."""
     file, saved, other = folder / "run.safetensors", trained(4), trained(1)
     save_training(file, **saved.parts(), progress={"step": 4})
-    whole, before = file.read_bytes(), other.bits()
+    whole, before = file.read_bytes(), other.numbers()
     named = unchanged = 0
     for _ in range(tries):
         file.write_bytes(kind(whole, draw) or b"")
@@ -76,19 +76,19 @@ def refused(name: str, kind: Damage, tries: int, folder: Path, draw: random.Rand
             load_training(file, **other.parts())
         except ValueError as error:
             named += str(file) in str(error)
-        unchanged += other.bits() == before
+        unchanged += other.numbers() == before
     return Row(name, tries, named, unchanged)
 
 
 def vanished(tries: int, folder: Path) -> Row:
     file, other = folder / "gone.safetensors", trained(1)
-    before, named, unchanged = other.bits(), 0, 0
+    before, named, unchanged = other.numbers(), 0, 0
     for _ in range(tries):
         try:
             load_training(file, **other.parts())
         except FileNotFoundError as error:
             named += str(file) in str(error)
-        unchanged += other.bits() == before
+        unchanged += other.numbers() == before
     return Row("file gone", tries, named, unchanged)
 
 
@@ -96,7 +96,7 @@ def older_taken(tries: int, folder: Path, draw: random.Random) -> Row:
     """`load_training` of a folder whose newest file is damaged: the one before, to the last bit."""
     place, saved, other = folder / "checkpoints", trained(3), trained(1)
     save_training(place, **saved.parts(), progress={"step": 3})
-    expected = saved.bits()
+    expected = saved.numbers()
     newest = trained(4)
     save_training(place, **newest.parts(), progress={"step": 4})
     file = place / "step-000004.safetensors"
@@ -107,7 +107,7 @@ def older_taken(tries: int, folder: Path, draw: random.Random) -> Row:
             warnings.simplefilter("always")
             progress = load_training(place, **other.parts())
         named += len(told) == 1 and str(file) in str(told[0].message)
-        unchanged += progress == {"step": 3} and other.bits() == expected
+        unchanged += progress == {"step": 3} and other.numbers() == expected
     return Row("newest of a folder damaged: the one before taken", tries, named, unchanged)
 
 

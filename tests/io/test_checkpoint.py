@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from foreign_files import save_file
 from rankwise.io.atomic import replacing, write_text
 from rankwise.io.checkpoint import load, save
 from rankwise.io.tensor_file import write_tensors

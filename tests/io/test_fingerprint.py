@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 import rankwise as rw
+from foreign_files import save_file
 from rankwise.io.training import load_training, save_training
 from rankwise.numerics.fingerprint import SIZE
 

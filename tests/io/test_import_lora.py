@@ -4,12 +4,12 @@ import copy
 import json
 import warnings
 
-import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from foreign_files import save_file
 from peft_models import IMAGES, TOKENS, Images, bert, build, gpt2, llama, output, write_lora
 from rankwise.io.checkpoint import load, save
 from rankwise.io.export_lora import export_lora
@@ -20,6 +20,8 @@ from rankwise.optim.tolerance import Tolerance
 from rankwise.surgery.adapt import adapt_
 from rankwise.surgery.layers import factored_layers
 from rankwise.surgery.merge import merge_, unmerge_
+
+peft = pytest.importorskip("peft")
 
 CASES = {
     "llama": (llama, {"target_modules": ["q_proj", "v_proj"], "r": 4, "lora_alpha": 12}),

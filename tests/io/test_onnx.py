@@ -1,6 +1,7 @@
 """Exports of shrunk models: `torch.export` and ONNX compute what the model does."""
 
 import builtins
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from cases import close
 from plain_networks import network
 from rankwise.io.onnx import export_onnx
 
+needs_onnx = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="needs `pip install rankwise[onnx]`",
+)
 NAMES = ["linear", "convolutions", "tied", "transformer"]
 
 
@@ -30,6 +35,7 @@ def test_torch_export_takes_any_batch_of_every_shrunk_model(name, draw):
             close(program(rows), model(rows), 1e-6)
 
 
+@needs_onnx
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_runtime_computes_every_shrunk_model_for_any_batch(name, draw, tmp_path):
     model, x = shrunk(name, draw)
@@ -42,6 +48,7 @@ def test_onnx_runtime_computes_every_shrunk_model_for_any_batch(name, draw, tmp_
     assert f"{done.path.stat().st_size:,} bytes" in str(done)
 
 
+@needs_onnx
 def test_the_file_of_a_shrunk_model_is_smaller(draw, tmp_path):
     model = nn.Sequential(nn.Linear(200, 300))
     x = torch.randn(1, 200, generator=draw)
@@ -60,6 +67,7 @@ class Named(nn.Module):
         return {"y": self.map(x) * scale[:, None], "sum": x.sum(1)}
 
 
+@needs_onnx
 def test_several_inputs_by_place_and_by_name(draw, tmp_path):
     x, scale = torch.randn(2, 6, generator=draw), torch.tensor([2.0, 3.0])
     for example in ((x, scale), {"scale": scale, "x": x}):
@@ -74,6 +82,7 @@ class OfBatch(nn.Module):
         return x * (2.0 if torch.compiler.is_compiling() else 1.0)
 
 
+@needs_onnx
 def test_a_file_that_computes_something_else_replaces_nothing(draw, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_text("as before")

@@ -149,7 +149,7 @@ def test_the_card_of_split_attention_says_that_it_needs_rankwise_and_works_with_
 
 @pytest.mark.parametrize("rank", [2, 7])
 def test_layers_of_hugging_faces_kind_load_into_their_dense_twin(rank, draw, tmp_path):
-    from transformers.pytorch_utils import Conv1D
+    Conv1D = pytest.importorskip("transformers.pytorch_utils").Conv1D
 
     def twin() -> nn.Module:
         return nn.Sequential(Conv1D(16, 16), nn.Tanh(), Conv1D(24, 16), Conv1D(24, 24))

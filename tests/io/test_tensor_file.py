@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from foreign_files import save_file
 from rankwise.io.tensor_file import CHECKSUM, checksum, read_tensors, write_tensors
 
 METADATA = {"rankwise": json.dumps({"é": ['"', "\\", 1.5]}), "b": "ü\n"}

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, MultiStepLR, SequentialLR
 
+from foreign_files import save_file
 from rankwise.io.training import load_training, save_training
 from rankwise.io.tree import flatten, unflatten
 from rankwise.nn import LowRankConv2d, LowRankLinear

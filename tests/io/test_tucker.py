@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from foreign_files import save_file
 from images import mixed, train, weights
 from rankwise.io.checkpoint import load, save
 from rankwise.io.export_lora import export_lora

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from transformers.pytorch_utils import Conv1D
 
 from cases import SPECTRA, close, factors, normal
 from rankwise.nn import LowRankLinear
+
+Conv1D = pytest.importorskip("transformers.pytorch_utils").Conv1D
 
 M, N, R = 7, 5, 3
 SCALE = 0.5

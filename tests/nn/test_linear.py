@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from cases import SPECTRA, factors, normal
 from rankwise.nn import LowRankLinear
 from rankwise.nn.base import is_linear, linear_shape
+
+Conv1D = pytest.importorskip("transformers.pytorch_utils").Conv1D
 
 M, N, R = 7, 5, 3
 

@@ -75,4 +75,4 @@ def test_a_target_of_higher_rank_is_approximated_as_well_as_its_svd_does(draw):
     for _ in range(400):
         f = cut(displaced(f, project(f, f.dense() - target), lambda core: 0.3 * core), 2)
     best = torch.linalg.svdvals(target)[2]
-    assert (f.dense() - target).norm() == pytest.approx(float(best), rel=1e-6)
+    assert float((f.dense() - target).norm()) == pytest.approx(float(best), rel=1e-6)

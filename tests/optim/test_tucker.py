@@ -194,7 +194,7 @@ def test_no_step_is_longer_than_the_trust_region(draw):
         before = layer.kernel()
         steps(layer, Optimizer(layer, lr=1e3, rule=rule, max_step=1e-3), 1)
         # The weight is measured as one that preserves variance; a cut adds little to a short step.
-        assert (layer.kernel() - before).norm() == pytest.approx(1e-3 * 9**0.5, rel=0.05)
+        assert float((layer.kernel() - before).norm()) == pytest.approx(1e-3 * 9**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("core", CORES)

@@ -141,7 +141,11 @@ def test_an_incomplete_run_is_told_how_to_go_on(run):
     found = findings_of(run)[1]
     assert "60 steps of 60" in found.seen
     assert found.mend == f"rankwise finetune --resume --output {run}"
+    # As an earlier rankwise has left it.
+    (run / NEWEST).rename(run / "checkpoint.safetensors")
     shutil.rmtree(run / "checkpoints")
+    assert findings_of(run)[1].mend == f"rankwise finetune --resume --output {run}"
+    (run / "checkpoint.safetensors").unlink()
     assert f"rankwise finetune --overwrite --output {run}" in findings_of(run)[1].mend
 
 

@@ -59,7 +59,8 @@ def test_the_folder_holds_what_is_promised(options):
     )
     assert {"peak_memory_bytes", "seed", "options", "versions", "skipped_steps"} < set(metrics)
     assert set(metrics["parameters"]) == {"start", "end", "mean"}
-    assert metrics["options"]["rank"] == 4 and metrics["versions"]["torch"] == torch.__version__
+    told = metrics["versions"]["torch"]
+    assert metrics["options"]["rank"] == 4 and torch.__version__.split("+")[0] == told.split("+")[0]
     assert len(metrics["ranks"]) == 12
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))

@@ -123,7 +123,7 @@ class TuckerConvolution(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, a, U, core, V = ctx.saved_tensors
-        for before, now in zip(ctx.ranks, core.shape, strict=False):
+        for before, now in zip(ctx.ranks, core.shape[:2], strict=True):
             check_rank_kept(before, now)
         needs, motion = ctx.needs_input_grad, ctx.geometry[1:]
         A, B = unit_cores(core.detach())

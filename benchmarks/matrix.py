@@ -1,0 +1,180 @@
+"""The tests under other interpreters and other versions of what rankwise stands on.
+
+Each row gets a virtual environment of its own, made by pip as a user would; the tests run in it,
+one process each, and are counted. Plain standard library, for it runs where nothing is installed.
+Ends with 1 where a test failed. A row whose interpreter or release is not to be had is told, and
+fails nothing.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).parents[1]
+CORE = tuple(f"tests/{part}" for part in "numerics nn optim integrators io surgery".split())
+WITH_TRANSFORMERS = ("tests/recipes/test_finetune.py", "tests/integrations")
+TOOLS = ("pytest", "hypothesis")
+SHOWN = ("torch", "transformers", "numpy", "safetensors")
+
+
+class Row(NamedTuple):
+    """What is installed; without transformers the library alone, which needs no numpy."""
+
+    python: str
+    torch: str
+    transformers: str | None = None
+
+    @property
+    def name(self) -> str:
+        return "-".join(["py" + self.python, self.torch, *filter(None, [self.transformers])])
+
+    @property
+    def packages(self) -> list[str]:
+        if self.transformers is None:
+            return ["-e", str(ROOT)]
+        return ["-e", f"{ROOT}[finetune]", f"transformers=={self.transformers}", "peft>=0.17"]
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        return CORE if self.transformers is None else (*CORE, *WITH_TRANSFORMERS)
+
+
+ROWS = (
+    Row("3.10", "2.9.0"),
+    Row("3.10", "2.9.0", "5.23.0"),
+    Row("3.11", "2.13.0"),
+    Row("3.11", "2.13.0", "5.21.1"),
+    Row("3.12", "2.13.0", "5.23.0"),
+    Row("3.13", "2.13.0", "5.21.1"),
+)
+
+
+class Failed(Exception):
+    """A row that cannot be made, and why."""
+
+
+def interpreter(version: str) -> str:
+    """`python3.x` on the path, or the newest of that minor release that pyenv has."""
+    found = shutil.which(f"python{version}")
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    newest = sorted(pyenv.glob(f"{version}.*/bin/python"), key=lambda p: _release(p.parents[1]))
+    for candidate in [*map(str, newest[::-1]), *filter(None, [found])]:
+        if subprocess.run([candidate, "-c", ""], capture_output=True).returncode == 0:
+            return candidate
+    raise Failed(f"no Python {version}")
+
+
+def _release(folder: Path) -> list[int]:
+    return [int(part) for part in folder.name.split(".") if part.isdigit()]
+
+
+def made(row: Row, folder: Path) -> Path:
+    """The interpreter of the row's environment. torch goes first, so that nothing else picks it."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        _do("venv", interpreter(row.python), "-m", "venv", str(folder))
+    pip = (str(python), "-m", "pip", "install", "--quiet")
+    _do(f"torch {row.torch}", *pip, f"torch=={row.torch}")
+    _do("rankwise", *pip, *row.packages, *TOOLS)
+    return python
+
+
+def _do(what: str, *command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, env=_environment())
+    if done.returncode:
+        last = (done.stderr.strip() or "no word").splitlines()[-1]
+        raise Failed(f"{what} did not install: {last}")
+
+
+def _environment() -> dict[str, str]:
+    own = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return own | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def tested(python: Path, tests: tuple[str, ...], report: Path) -> dict[str, int]:
+    """How many tests passed, failed and were skipped."""
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    log = report.with_suffix(".log")
+    with log.open("w") as output:
+        subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT, env=_environment(),
+                       stdout=output, stderr=subprocess.STDOUT)  # fmt: skip
+    if not report.exists():
+        raise Failed(f"pytest did not run, see {log}")
+    return counted(report)
+
+
+def counted(report: Path) -> dict[str, int]:
+    (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
+    of = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
+    failed = of["failures"] + of["errors"]
+    return {"passed": of["tests"] - failed - of["skipped"], "failed": failed,
+            "skipped": of["skipped"]}  # fmt: skip
+
+
+def installed(python: Path) -> dict[str, str]:
+    listed = subprocess.run([str(python), "-m", "pip", "list", "--format=json"],
+                            capture_output=True, text=True, check=True).stdout  # fmt: skip
+    return {p["name"]: p["version"] for p in json.loads(listed) if p["name"] in SHOWN}
+
+
+def outcome(row: Row, output: Path, keep: bool) -> dict[str, Any]:
+    """What became of a row; its environment is gone afterwards unless `keep`."""
+    folder = output / row.name
+    told: dict[str, Any] = row._asdict()
+    try:
+        python = made(row, folder)
+        told |= {"installed": installed(python)}
+        told |= tested(python, row.tests, output / f"{row.name}.xml")
+    except Failed as reason:
+        told |= {"reason": str(reason)}
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    return told
+
+
+def lines(results: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| Python | torch | transformers | numpy | passed | failed | skipped |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for told in results:
+        found = told.get("installed", {})
+        cells = [told["python"], told["torch"], told["transformers"] or "-"]
+        cells += [found.get("numpy", "-")]
+        if "reason" in told:
+            cells += [told["reason"], "", ""]
+        else:
+            cells += [str(told[key]) for key in ("passed", "failed", "skipped")]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the tests under other versions.")
+    parser.add_argument("--output", type=Path, default=Path("runs/matrix"))
+    parser.add_argument("--only", default="", help="rows whose name begins so, e.g. py3.13")
+    parser.add_argument("--keep", action="store_true", help="leave the environments, ~5 GB each")
+    options = parser.parse_args()
+    output = options.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    results = []
+    for row in ROWS:
+        if row.name.startswith(options.only):
+            results.append(outcome(row, output, options.keep))
+            print(list(lines(results[-1:]))[-1], flush=True)
+    if not results:
+        parser.error(f"--only {options.only}: no row; there are {', '.join(r.name for r in ROWS)}")
+    table = "\n".join(lines(results)) + "\n"
+    (output / "matrix.md").write_text(table)
+    (output / "metrics.json").write_text(json.dumps(results, indent=1))
+    print("\n" + table)
+    return int(any(told.get("failed") for told in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
