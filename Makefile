@@ -1,9 +1,9 @@
 # Every target sets itself up from nothing in `.venv`: `make demo`, `make test`, `make docs`,
-# `make bench`, `make bench-quick`, `make compare`, `make soak`, `make matrix`,
-# `make fuzz`.
+# `make bench`, `make bench-quick`, `make compare`, `make drill`, `make soak`,
+# `make matrix`, `make fuzz`.
 # Options go through ARGS: make demo ARGS="--steps 20".
 .DELETE_ON_ERROR:
-.PHONY: demo test lint docs bench bench-quick compare soak matrix fuzz
+.PHONY: demo test lint docs bench bench-quick compare drill soak matrix fuzz
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -36,6 +36,10 @@ bench-quick: $(READY)
 # Losses, sizes and ranges of rates beside the peers.
 compare: $(READY)
 	$(BIN)/python benchmarks/finetune.py $(ARGS)
+
+# A training killed 200 times and gone on with, and files damaged: nothing may differ. Minutes.
+drill: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/drill/suite.py $(ARGS)
 
 # 20,000 steps with ranks that change all the time; fails where memory grows or bases and weights drift.
 soak: $(READY)

@@ -18,7 +18,7 @@ from torch import nn
 
 import rankwise as rw
 from rankwise import robust
-from rankwise.io.atomic import write_tensors
+from rankwise.io.tensor_file import write_tensors
 from rankwise.recipes.comparison import score
 from rankwise.recipes.images import Images, read_images
 from rankwise.robust.auto_attack import apgd, targeted_apgd

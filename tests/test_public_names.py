@@ -18,7 +18,7 @@ OPTIONS = {
     "unmerge_": "model",
     "save": "model folder",
     "load": "model folder prefix other_base",
-    "save_training": "path model optimizer scheduler progress",
+    "save_training": "path model optimizer scheduler progress keep score",
     "load_training": "path model optimizer scheduler",
     "export_lora": "model folder compact max_rank base_model_name task_type prefix",
     "Optimizer": (
@@ -77,16 +77,16 @@ FINETUNE = (
     "model data task text_column label_column eval_data eval_fraction rank budget rtol fixed_rank "
     "rule lr head_lr rate_free weight_decay beta batch_size steps inputs_every max_length "
     "train_on_prompts pack sample_tokens checkpointing bfloat16 quantize select scale seed output "
-    "resume overwrite save_every rewinds threads"
+    "resume overwrite save_every keep_checkpoints rewinds threads"
 )
 TRAIN = (
     "data model keep tolerance epochs steps lr weight_decay beta max_norm max_condition "
     "adversarial adversarial_steps rate_free batch_size dense seed output resume overwrite "
-    "save_every rewinds threads"
+    "save_every keep_checkpoints rewinds threads"
 )
 ATTACK = (
     "data attacks eps eps_l2 surrogate trust_code rows epochs steps max_norm seed output resume "
-    "overwrite save_every threads subjects"
+    "overwrite save_every keep_checkpoints threads subjects"
 )
 
 CONVERT = "max_rank tolerance adapter compact prefix overwrite"

@@ -52,7 +52,7 @@ def test_every_key_of_results_and_history_is_on_the_page(folders):
 
 
 def test_every_key_of_the_metadata_is_on_the_page(folders):
-    for name in ("adapter.safetensors", "checkpoint.safetensors"):
+    for name in ("adapter.safetensors", "checkpoints/step-000003.safetensors"):
         with safe_open(folders[0] / name, framework="pt") as file:
             described = json.loads(file.metadata()["rankwise"])
         assert set(described) <= NAMED

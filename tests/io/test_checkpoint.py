@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from foreign_files import save_file
-from rankwise.io.atomic import replacing, write_tensors, write_text
+from rankwise.io.atomic import replacing, write_text
 from rankwise.io.checkpoint import load, save
+from rankwise.io.tensor_file import write_tensors
 from rankwise.nn import LowRankConv2d, LowRankLinear
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.init import truncated_svd, variance_preserving

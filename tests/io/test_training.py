@@ -295,7 +295,7 @@ def test_progress_must_survive_json(tmp_path, progress):
 
 def test_the_path_must_be_a_safetensors_file(tmp_path):
     model, optimizer, _ = parts(FixedRank())
-    with pytest.raises(ValueError, match="must end in .safetensors"):
+    with pytest.raises(ValueError, match="must be a folder or end in .safetensors"):
         save_training(tmp_path / "x.pt", model=model, optimizer=optimizer, progress={})
 
 

@@ -153,7 +153,7 @@ def test_the_folder_holds_what_is_promised(options):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(outcome.metrics))
     assert (folder / "attack.png").read_bytes().startswith(b"\x89PNG")
-    names = {"options.json", "metrics.json", "table.md", "attack.png"}
+    names = {"options.json", "metrics.json", "SHA256SUMS", "table.md", "attack.png"}
     assert {path.name for path in folder.iterdir()} == names
     assert list(metrics["models"]) == ["dense", "low rank", "robust"]
     assert metrics["rows"] == ROWS and metrics["surrogate"] is None

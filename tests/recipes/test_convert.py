@@ -135,7 +135,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, capsys):
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == before
     assert run(tmp_path / "lora", tmp_path / "out", "--overwrite", "--adapter") == 0
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {"adapter.safetensors", "metrics.json", "ranks.png"}
+    assert names == {"adapter.safetensors", "metrics.json", "ranks.png", "SHA256SUMS"}
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from rankwise.recipes.train import train_classifier
 from rankwise.recipes.train_options import TrainOptions
 from rankwise.report import Recorder
 
+NEWEST = "checkpoints/step-000060.safetensors"
 SILENT = Watcher(say=lambda message: None, step=lambda line: None)
 
 
@@ -42,8 +43,10 @@ def finished(tiny_encoder, labelled_file, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """A copy of it to make ill."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+    """A copy of it to make ill; without its sums, by which every change is one."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    (folder / "SHA256SUMS").unlink()
+    return folder
 
 
 def sick(path: Path, base: str | None = None) -> dict[str, Verdict]:
@@ -67,8 +70,9 @@ def edited_lines(run: Path, change) -> None:
 
 
 def edited_tensors(path: Path, change) -> None:
+    """A file with other tensors, of which its checksum knows nothing."""
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+        metadata = {k: v for k, v in file.metadata().items() if k != "checksum"}
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, metadata=metadata)
@@ -78,15 +82,15 @@ def test_a_healthy_fine_tuning_has_no_flaw(finished, tiny_encoder):
     assert sick(finished) == {}
     assert sick(finished, str(tiny_encoder)) == {}
     assert names(finished) == {
-        "files", "complete run", "finite loss", "falling loss", "learning rate", "stationarity",
-        "skipped steps", "rank changes", "finite factors", "orthonormal bases", "trained layers",
-        "movement", "rank bounds", "export",
+        "files", "checksums", "complete run", "finite loss", "falling loss", "learning rate",
+        "stationarity", "skipped steps", "rank changes", "finite factors", "orthonormal bases",
+        "trained layers", "movement", "rank bounds", "export",
     }  # fmt: skip
 
 
 def test_its_parts_have_none_either(finished, tiny_encoder):
     assert sick(finished / "adapter.safetensors", str(tiny_encoder)) == {}
-    assert sick(finished / "checkpoint.safetensors") == {}
+    assert sick(finished / NEWEST) == {}
     assert sick(finished / "history.jsonl") == {}
     assert sick(finished / "lora", str(tiny_encoder)) == {}
 
@@ -100,7 +104,7 @@ def test_a_healthy_training_from_scratch_has_no_flaw(tmp_path):
     assert sick(tmp_path / "run") == {}
 
 
-@pytest.mark.parametrize("name", ["adapter", "checkpoint", "head"])
+@pytest.mark.parametrize("name", ["adapter", "head", NEWEST.removesuffix(".safetensors")])
 def test_a_cut_off_file_is_named(run, name):
     file = run / f"{name}.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
@@ -137,6 +141,10 @@ def test_an_incomplete_run_is_told_how_to_go_on(run):
     found = findings_of(run)[1]
     assert "60 steps of 60" in found.seen
     assert found.mend == f"rankwise finetune --resume --output {run}"
+    # As an earlier rankwise has left it.
+    (run / NEWEST).rename(run / "checkpoint.safetensors")
+    shutil.rmtree(run / "checkpoints")
+    assert findings_of(run)[1].mend == f"rankwise finetune --resume --output {run}"
     (run / "checkpoint.safetensors").unlink()
     assert f"rankwise finetune --overwrite --output {run}" in findings_of(run)[1].mend
 

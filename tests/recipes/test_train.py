@@ -128,7 +128,7 @@ def test_without_a_dense_twin_its_size_is_told_and_no_accuracy(options):
     assert "accuracy" not in outcome.metrics["dense"]
     table = (options.output / "table.md").read_text()
     assert "| test loss | - |" in table and "| parameters | 3" in table
-    assert not (options.output / "dense" / "checkpoint.safetensors").exists()
+    assert not (options.output / "dense" / "checkpoints").exists()
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(options, tmp_path):

@@ -1,6 +1,7 @@
 """`rankwise study`: integrators side by side, as a table and a picture."""
 
-from rankwise.recipes.study import FIGURE, METRICS, TABLE, StudyOptions, study, table_of
+from rankwise.recipes.folder import METRICS
+from rankwise.recipes.study import FIGURE, TABLE, StudyOptions, study, table_of
 
 INSTALL = 'pip install "rankwise[finetune]"'
 

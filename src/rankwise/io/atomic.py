@@ -1,15 +1,16 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and stay when the machine goes down."""
 
 import os
+import re
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safetensors import TensorSpec, serialize_file
-from torch import Tensor
-
-from rankwise.distributed.sharded import is_sharded
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.S)
+"""Names of what a killed process leaves."""
+DEPTH = 3
+"""How deep a run's files lie: `dense/checkpoints/x` is the third level."""
 
 
 @contextmanager
@@ -21,50 +22,110 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         IsADirectoryError: if there is a folder of that name.
+        OSError: of the kind that the system has told, naming `path`.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the path of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
+    with replacing_together([path]) as (temporary,):
         yield temporary
-        # Some writers leave mode 600; what is saved is as readable as any new file.
-        temporary.chmod(mode)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """One safetensors file, atomically; tensors are copied to the CPU and made contiguous.
+@contextmanager
+def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """The same for files of one folder that are of no use without each other.
 
-    Raises ValueError for a tensor that is sharded over processes.
+    Nothing is replaced before all are written. The last is what readers open first: it is away
+    while the others are put in place, so that a crash leaves no mixture of old and new.
     """
-    sharded = next((name for name, t in tensors.items() if is_sharded(t)), None)
-    if sharded is not None:
-        raise ValueError(
-            f"{path}: {sharded!r} is sharded over processes, and this one has a part of it. Save "
-            "by `rankwise.save` or `rankwise.save_training`, which gather, and load that in a "
-            "single process"
-        )
-    own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with replacing(path) as temporary:
-        # Not by `safetensors.torch`, which needs NumPy, for it is not among our dependencies.
-        entries = {name: _entry(t) for name, t in own.items()}
-        serialize_file(entries, temporary, metadata={"format": "pt", **metadata})
+    for path in paths:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder: give the path of a file")
+    folder = paths[0].parent
+    temporaries = [p.with_name(f".{p.name}.{secrets.token_hex(4)}.tmp") for p in paths]
+    with telling(paths[0]):
+        try:
+            make_folder(folder)
+            modes = [_new(temporary) for temporary in temporaries]
+            yield temporaries
+            for temporary, mode in zip(temporaries, modes, strict=True):
+                # Some writers leave mode 600; what is saved is as readable as any new file.
+                temporary.chmod(mode)
+                flush(temporary)
+            if len(paths) > 1:
+                paths[-1].unlink(missing_ok=True)
+            for temporary, path in zip(temporaries, paths, strict=True):
+                os.replace(temporary, path)
+        finally:
+            for temporary in temporaries:
+                # An error before this one is the one to tell.
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+    flush_folder(folder)
 
 
-def _entry(t: Tensor) -> TensorSpec:
-    """A dense tensor as safetensors takes it: by its address, so it has to live until then."""
-    kind = str(t.dtype).removeprefix("torch.")
-    return TensorSpec(dtype=kind, shape=t.shape, data_ptr=t.data_ptr(), data_len=t.nbytes)
+@contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Errors of the system within say that `path` could not be written, and are of their kind."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.strerror is None:
+            raise
+        told = f"could not be written ({error.strerror}); what was there is as it was"
+        raise OSError(error.errno, told, str(path)) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make it and those that it is in, where they are not there, to stay."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        flush_folder(folder.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """A file that was renamed has its name after a power failure too, where the system can."""
+    with suppress(OSError):
+        flush(folder)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed processes have left of files of the run in `folder`."""
+    for depth in range(1, DEPTH + 1):
+        for path in folder.glob("/".join([*["*"] * (depth - 1), ".*.tmp"])):
+            if TEMPORARY.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """One text file (UTF-8), atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to the end of a file (UTF-8); if that fails, it ends where it did.
+
+    A crash can cut what is added.
+    """
+    with telling(path), path.open("ab", buffering=0) as file:
+        size, data = file.tell(), text.encode()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def _new(path: Path) -> int:
+    """Make the file; its mode."""
+    path.touch()
+    return path.stat().st_mode
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

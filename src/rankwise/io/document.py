@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from rankwise.io.atomic import write_tensors
 from rankwise.io.json_object import parsed, short
-from rankwise.io.tensor_file import read_tensors
+from rankwise.io.tensor_file import opened, read_tensors, write_tensors
 
 METADATA_KEY = "rankwise"
 
@@ -40,10 +39,20 @@ def read_document(path: Path, *, format: str, version: int) -> Document:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: for a file that is not safetensors, not rankwise's, or of another format.
+        ValueError: for a file that is damaged, not safetensors, not rankwise's, or of another
+            format.
     """
     tensors, metadata = read_tensors(path)
     return Document(path, tensors, _content(path, metadata, format, version))
+
+
+def told_of(path: Path) -> dict[str, Any]:
+    """The document of a file alone, without its tensors, unverified; ValueError if it has none."""
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+    if METADATA_KEY not in metadata:
+        raise ValueError(f"{path} tells nothing of itself: no {METADATA_KEY!r} in its metadata")
+    return parsed(metadata[METADATA_KEY], f"{path}: {METADATA_KEY!r} in the metadata")
 
 
 def _content(path: Path, metadata: Mapping[str, str], format: str, version: int) -> dict[str, Any]:

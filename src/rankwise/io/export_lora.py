@@ -16,13 +16,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from rankwise.distributed.replicas import writes_files
-from rankwise.io.atomic import write_tensors, write_text
+from rankwise.io.atomic import replacing_together
 from rankwise.io.lora import LoraPair, is_zero, lora_pairs, padded
 from rankwise.io.path import given_path
 from rankwise.io.peft_config import CONFIG, TASK_TYPES
 from rankwise.io.peft_folder import PREFIX, WEIGHTS
 from rankwise.io.state import trained_state
 from rankwise.io.stored import MAPS, Stored
+from rankwise.io.tensor_file import fill
 from rankwise.nn.conv import LowRankConv2d
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 from rankwise.surgery.layers import parametric_layers
@@ -179,8 +180,9 @@ def write_lora(
     path = given_path(folder)
     tensors = {key: t for pair in exported for key, t in pair.tensors().items()}
     if writes:
-        write_tensors(path / WEIGHTS, {**tensors, **carried}, {})
-        write_text(path / CONFIG, json.dumps(config, indent=2) + "\n")
+        with replacing_together([path / WEIGHTS, path / CONFIG]) as (weights, told):
+            fill(weights, path / WEIGHTS, {**tensors, **carried}, {})
+            told.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     found = {pair.layer.map for pair in pairs}
     return LoraExport(
         folder=path,

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rankwise.io.atomic import write_tensors, write_text
+from rankwise.io.atomic import write_text
 from rankwise.io.card import Card, Content, card_text
 from rankwise.io.path import given_path
+from rankwise.io.tensor_file import write_tensors
 from rankwise.nn.attention import SplitAttention
 from rankwise.nn.factored import Factored
 from rankwise.surgery.select import listing

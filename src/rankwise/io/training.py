@@ -1,4 +1,4 @@
-"""The state of a training run in one file, from which it goes on exactly as if never stopped."""
+"""The state of a training run in a file, from which it goes on exactly as if never stopped."""
 
 import json
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from rankwise.check.base import fingerprints
 from rankwise.distributed.replicas import replicas_in
 from rankwise.distributed.sharded import whole
+from rankwise.io import checkpoints
 from rankwise.io.document import Document, read_document, write_document
 from rankwise.io.fingerprint import check_base
 from rankwise.io.json_object import short
@@ -27,6 +28,9 @@ FORMAT = "rankwise-training"
 VERSION = 1
 STATE_PREFIX = "state."
 MODEL_PREFIX = "model."
+FILE = ".safetensors"
+OTHER_FILES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+"""What a path may not end in: nobody would look for a folder there."""
 
 
 def save_training(
@@ -36,8 +40,13 @@ def save_training(
     optimizer: Optimizer,
     scheduler: LRScheduler | None = None,
     progress: Mapping[str, Any],
+    keep: int = 2,
+    score: float | None = None,
 ) -> None:
     """Write all that a run needs to go on, atomically, as one safetensors file.
+
+    Into a folder it is written as `step-000150.safetensors`, and older ones go; `load_training`
+    takes the newest whole one.
 
     In it are what trains in the model (see `save`), the states of optimizer and scheduler, those
     of the random generators (torch on the CPU and on every CUDA device, Python's `random`), and
@@ -49,21 +58,29 @@ def save_training(
     is like that of a single process, and continues on any number of them.
 
     Args:
-        path: of the file; ends in `.safetensors`.
+        path: of the file, which ends in `.safetensors`; or a folder, made if need be.
         model: adapted, or without low-rank layers; frozen weights are not saved.
         optimizer: any whose `state_dict()` holds tensors, numbers, strings and containers of these;
             all that it trains is in `model`.
         scheduler: the same.
-        progress: what JSON can hold, returned by `load_training`; keys are strings.
+        progress: what JSON can hold, returned by `load_training`; keys are strings. For a folder
+            it has a `step`, an integer >= 0.
+        keep: how many of the newest files stay in a folder, >= 1.
+        score: how good the state is, lower is better, such as a held-out loss. The file in the
+            folder with the lowest score stays beside the newest.
 
     Raises:
         TypeError: for something that cannot be saved, naming it. No file is written then.
-        ValueError: for a model that `load_training` would refuse, with a NaN for example, and for
-            an optimizer of another model.
+        ValueError: for a model that `load_training` would refuse, with a NaN for example, for an
+            optimizer of another model, and for a folder that holds a later step.
+        OSError: naming the file, if the system cannot write it; what was there is as it was.
         RuntimeError: on the other processes, if the first one could not write.
     """
-    file = _checked(path)
+    place = _checked(path)
     _check_json(progress)
+    checkpoints.check_keeping(keep, score)
+    step = None if place.suffix == FILE else checkpoints.step_of(progress)
+    file = place if step is None else checkpoints.file_of(place, step)
     _check_states(optimizer, scheduler)
     _check_inside(model, optimizer)
     parts, content = trained_tensors(model)
@@ -79,10 +96,16 @@ def save_training(
     tensors = {MODEL_PREFIX + name: t for name, t in parts.items()}
     tensors |= {f"{STATE_PREFIX}{i}": whole(t) for i, t in enumerate(values)}
     types = {"optimizer": _kind(optimizer), "scheduler": _kind(scheduler)}
-    told = {"model": content, "types": types, "tree": tree, "progress": dict(progress)}
+    told: dict[str, Any] = {"model": content, "types": types, "tree": tree}
+    told |= {"progress": dict(progress)}
+    told |= {} if score is None else {checkpoints.SCORE: float(score)}
 
     def write() -> None:
+        if step is not None:
+            checkpoints.check_newest(place, step, format=FORMAT, version=VERSION)
         write_document(file, tensors, told, format=FORMAT, version=VERSION)
+        if step is not None:
+            checkpoints.retain(place, keep)
 
     if replicas is None:
         write()
@@ -104,8 +127,11 @@ def load_training(
     drawn from the first; on fewer, those of the rest are left. Then a run without dropout goes on
     as before if it gets the same batches in all, up to rounding.
 
+    Of a folder, the newest whole file is loaded; a RuntimeWarning names those after it, which are
+    damaged. On several processes it is the one that the first one finds.
+
     Args:
-        path: of the file.
+        path: of the file, or of the folder.
         model: adapted in the same layers, with the same dense parameters training.
         optimizer: made for this model as the saved one was.
         scheduler: of the same type as the saved one, or None if none was saved.
@@ -114,11 +140,12 @@ def load_training(
         The `progress` that was saved.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if file, model, optimizer and scheduler do not belong together, or the frozen
-            weights are not those of the run. The model is then unchanged.
+        FileNotFoundError: if there is no such file, or none in the folder.
+        ValueError: if the file is damaged, or all in the folder are; if file, model, optimizer and
+            scheduler do not belong together, or the frozen weights are not those of the run. The
+            model is then unchanged.
     """
-    document = read_document(_checked(path), format=FORMAT, version=VERSION)
+    document = _document(_checked(path), model)
     _check_kinds(document, optimizer, scheduler)
     _check_inside(model, optimizer)
     described, progress = (_object(document, key) for key in ("model", "progress"))
@@ -146,6 +173,12 @@ def load_training(
     return dict(progress)
 
 
+def _document(place: Path, model: nn.Module) -> Document:
+    if place.suffix == FILE:
+        return read_document(place, format=FORMAT, version=VERSION)
+    return checkpoints.newest_whole(place, replicas_in(model), format=FORMAT, version=VERSION)
+
+
 def _check_states(optimizer: Any, scheduler: Any) -> None:
     for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
         if not hasattr(part, "state_dict") and not (part is None and name == "scheduler"):
@@ -162,10 +195,10 @@ def _check_inside(model: nn.Module, optimizer: Any) -> None:
 
 
 def _checked(path: str | Path) -> Path:
-    file = given_path(path, "path")
-    if file.suffix != ".safetensors":
-        raise ValueError(f"`path` must end in .safetensors, got {str(path)!r}")
-    return file
+    place = given_path(path, "path")
+    if place.suffix in OTHER_FILES or (place.suffix != FILE and place.is_file()):
+        raise ValueError(f"`path` must be a folder or end in {FILE}, got {str(path)!r}")
+    return place
 
 
 def _check_json(progress: Mapping[str, Any]) -> None:

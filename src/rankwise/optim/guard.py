@@ -41,9 +41,9 @@ class Guard:
     Args:
         every: steps between two examinations, >= 1.
         max_defect: `max |Q^T Q - I|` beyond which a basis is repaired, > 0.
-        growth: a layer has exploded if its norm is more than so many times that of its frozen
-            weight or, without one, that at the last examination and that of a map which preserves
-            the variance of its input; > 1.
+        growth: a layer has exploded if its norm is more than so many times both what it was at the
+            last examination and that of its frozen weight (without one, of a map which preserves
+            the variance of its input); > 1.
         patience: so many skipped steps in a row are a training that is stuck, >= 1.
         rewinds: how often training may go back in all, >= 0; with 0 the first trouble is an error.
             More than 0 keeps a copy of all that is trained, and of the moments.

@@ -133,9 +133,9 @@ class Watch:
                 return f"the factors of layer {name!r} are no longer finite, or no bases"
             if e.norm == 0:
                 continue
-            size = max(usual_norm(layer, held.states), 0.0 if layer.base else before)
+            size = max(usual_norm(layer, held.states), before)
             if e.norm > self.guard.growth * size:
-                return f"layer {name!r} has exploded, to {e.norm / size:.3g} times a usual norm"
+                return f"layer {name!r} has exploded, to {e.norm / size:.3g} times its norm"
         if not all_finite([*held.dense, *moments(held.states)]):
             return "a parameter or a moment of the optimizer is not finite"
         return ""

@@ -48,6 +48,7 @@ def adapter_run(
         folder=options.output,
         steps=options.total_steps,
         save_every=options.save_every,
+        keep=options.keep_checkpoints,
         identity=identity,
     )
 

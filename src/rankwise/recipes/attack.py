@@ -1,6 +1,5 @@
 """The job of `rankwise attack`."""
 
-import json
 import warnings
 from collections.abc import Sequence
 from math import inf
@@ -14,7 +13,7 @@ from rankwise.io.atomic import write_text
 from rankwise.recipes.attack_options import DEFAULT_DATA, AttackOptions
 from rankwise.recipes.attacks import ATTACKS, budgets, check_classes
 from rankwise.recipes.comparison import score
-from rankwise.recipes.folder import METRICS, begin, prepared
+from rankwise.recipes.folder import begin, finish, prepared
 from rankwise.recipes.history import Watcher
 from rankwise.recipes.images import Images, read_images
 from rankwise.recipes.trained_victims import NAMES, discard, trained_victims
@@ -92,9 +91,7 @@ def _begin(options: AttackOptions, images: Images, names: Sequence[str]) -> None
         raise ValueError(
             f"--surrogate must be one of {', '.join(map(repr, names))}, got {options.surrogate!r}"
         )
-    if options.resume:
-        return
-    if not options.subjects:
+    if not (options.resume or options.subjects):
         discard(options.output)
     begin(options, (TABLE, FIGURE))
 
@@ -206,4 +203,4 @@ def _write(folder: Path, metrics: Measures) -> None:
     """All files but `metrics.json` first: where that is, the run is complete."""
     write_text(folder / TABLE, markdown(*table_of(metrics)))
     draw_attacks(metrics, folder / FIGURE)
-    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    finish(folder, metrics)

@@ -52,12 +52,14 @@ class AttackSettings:
     """Replace an earlier run in --output."""
     save_every: int = 500
     """Without subjects: steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Without subjects: newest checkpoints that stay."""
     threads: int | None = None
     """Threads of torch [as torch decides]."""
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        for name in ("rows", "epochs", "steps", "save_every", "threads"):
+        for name in ("rows", "epochs", "steps", "save_every", "keep_checkpoints", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         unknown = [name for name in self.attacks if name not in ATTACKS]

@@ -26,16 +26,15 @@ from rankwise.recipes.compress_options import CompressOptions
 from rankwise.recipes.compress_table import table_of
 from rankwise.recipes.cuts import Cut, make_cut
 from rankwise.recipes.examples import batch_at
-from rankwise.recipes.folder import METRICS, begin, prepared
+from rankwise.recipes.folder import begin, finish, prepared
 from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.subject import Subject, healing_loss
 from rankwise.recipes.subjects import subject_for
-from rankwise.recipes.training import CHECKPOINT, Run, train, warm_up_and_decay
+from rankwise.recipes.training import RECORDS, Run, checkpoint_in, train, warm_up_and_decay
 from rankwise.report.compression_figure import draw_compression
 from rankwise.report.history import HISTORY
 from rankwise.report.machine import peak_memory, versions
 from rankwise.report.markdown import markdown
-from rankwise.report.recorder import RUN
 from rankwise.surgery.factorize import factorize_, plan_factorize
 from rankwise.surgery.init import Random
 from rankwise.surgery.places import call
@@ -69,8 +68,7 @@ def compress(asked: CompressOptions, watcher: Watcher) -> Outcome:
     subject = subject_for(options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     original = subject.model.to(device)
-    if not options.resume:
-        begin(options, (CUT, FACTORS, TABLE, FIGURE, PLAN, CHECKPOINT, HISTORY, RUN))
+    begin(options, (CUT, FACTORS, TABLE, FIGURE, PLAN, *RECORDS))
     cut, model = _cut_model(subject, original, options, watcher)
     history = _heal(subject, original, model, options, watcher)
     watcher.say("measuring")
@@ -159,6 +157,7 @@ def _heal(
         folder=options.output,
         steps=options.heal_steps,
         save_every=options.save_every,
+        keep=options.keep_checkpoints,
         identity={"data": subject.fingerprint()},
         enter=_enter_healing,
     )
@@ -170,7 +169,7 @@ def _heal(
     watcher.say("healing")
     watcher.expect(options.heal_steps)
     # A run that was stopped before its first checkpoint starts to heal anew.
-    begun = options.resume and (options.output / CHECKPOINT).exists()
+    begun = options.resume and checkpoint_in(options.output) is not None
     if not begun:
         (options.output / HISTORY).unlink(missing_ok=True)
     torch.manual_seed(options.seed)
@@ -238,7 +237,7 @@ def _write(
     subject.save_beside(folder / PLAIN)
     write_text(folder / TABLE, table)
     draw_compression(metrics, cut.spectra, cut.shapes, folder / FIGURE)
-    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    finish(folder, metrics)
 
 
 def _card(subject: Subject, metrics: Mapping[str, Any], table: str) -> Card:

@@ -61,12 +61,21 @@ class CompressOptions:
     """Replace an earlier run in --output."""
     save_every: int = 50
     """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay."""
     threads: int | None = None
     """Threads of torch [as torch decides]."""
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        for name in ("calibration", "batch_size", "max_length", "save_every", "threads"):
+        for name in (
+            "calibration",
+            "batch_size",
+            "max_length",
+            "save_every",
+            "keep_checkpoints",
+            "threads",
+        ):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         require(self.heal_steps >= 0, "heal_steps", "must not be negative", self.heal_steps)

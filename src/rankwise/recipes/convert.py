@@ -16,6 +16,7 @@ from rankwise.io.peft_config import CONFIG, is_peft, read_config
 from rankwise.io.peft_folder import WEIGHTS
 from rankwise.recipes.convert_options import DEFAULT_SOURCE, ConvertOptions
 from rankwise.recipes.folder import METRICS
+from rankwise.recipes.sums import write_sums
 from rankwise.report.canvas import canvas
 from rankwise.report.cut_figure import draw_cut
 from rankwise.report.machine import versions
@@ -56,6 +57,8 @@ def convert(options: ConvertOptions) -> Outcome:
     metrics = _metrics(options, adapter, small, export, path, file)
     draw_cut(cut, target.figure)
     write_text(target.metrics, json.dumps(metrics, indent=1) + "\n")
+    if options.output.is_dir():
+        write_sums(options.output)
     return Outcome(metrics, cut, export, (file, target.metrics, target.figure))
 
 

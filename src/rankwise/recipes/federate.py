@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rankwise.federated import Client, Samples, Server, run
-from rankwise.io.atomic import write_tensors, write_text
+from rankwise.io.atomic import write_text
 from rankwise.io.checkpoint import save
+from rankwise.io.tensor_file import write_tensors
 from rankwise.recipes.comparison import score
 from rankwise.recipes.federate_contenders import CONTENDERS, starts
 from rankwise.recipes.federate_course import CHECKPOINT, ROUNDS, Course, Engine, follow
 from rankwise.recipes.federate_options import OTHERS, FederateOptions
 from rankwise.recipes.federate_table import results_of, table_of
-from rankwise.recipes.folder import METRICS, begin, prepared, read_options
+from rankwise.recipes.folder import begin, finish, prepared, read_options
 from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.images import Images, fingerprint, read_images
 from rankwise.recipes.split import dirichlet_split
@@ -153,12 +154,11 @@ def classified(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def _open(options: FederateOptions, clients: dict[str, Any]) -> None:
     """The folder of a new run, or of one that goes on with the same data."""
     file = options.output / CLIENTS
-    if options.resume:
-        if file.exists() and read_options(file) != clients:
-            raise ValueError(f"{file}: the run was started with other data")
-    else:
-        own = [f"{name}/{part}" for name in OTHERS for part in (ROUNDS, CHECKPOINT, MODEL)]
-        begin(options, (TABLE, FIGURE, CLIENTS, *own))
+    if options.resume and file.exists() and read_options(file) != clients:
+        raise ValueError(f"{file}: the run was started with other data")
+    own = [f"{name}/{part}" for name in OTHERS for part in (ROUNDS, CHECKPOINT, MODEL)]
+    begin(options, (TABLE, FIGURE, CLIENTS, *own))
+    if not options.resume:
         for name in OTHERS:
             # What else is in there is not this run's.
             with suppress(OSError):
@@ -199,4 +199,4 @@ def _write(
             write_tensors(file, model.state_dict(), {})
     write_text(folder / TABLE, markdown(*table_of(metrics)))
     draw_federation(metrics, histories, folder / FIGURE)
-    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    finish(folder, metrics)

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from rankwise.federated import Client, RoundRecord, Server
+from rankwise.io.atomic import flush
 from rankwise.recipes.classifier import Score
 from rankwise.recipes.training import Interrupted, asked_to_stop
 from rankwise.report.history import Line, append_line, truncate_history
@@ -67,6 +68,8 @@ def follow(course: Course, engine: Engine, report: Callable[[Line], None]) -> li
             report(lines[-1])
             number = record.number + 1
             if number % course.save_every == 0 or number == course.rounds or asked():
+                # After a power failure a state needs the lines of its rounds.
+                flush(file)
                 server.save(course.folder / CHECKPOINT)
             if asked():
                 raise Interrupted(number, course.run)

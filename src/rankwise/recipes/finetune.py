@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import torch
 from torch import Tensor
 
 from rankwise.io.adapter_file import FILE_NAME
-from rankwise.io.atomic import write_tensors, write_text
+from rankwise.io.atomic import write_text
 from rankwise.io.checkpoint import save
 from rankwise.io.export_lora import LoraExport
+from rankwise.io.tensor_file import write_tensors
 from rankwise.recipes.adapter_run import (
     FIGURE,
     LORA,
@@ -32,17 +32,15 @@ from rankwise.recipes.classifier import (
     pretrained_classifier,
 )
 from rankwise.recipes.examples import Dataset, batch_at
-from rankwise.recipes.folder import METRICS, begin, prepared
+from rankwise.recipes.folder import begin, finish, prepared
 from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.hub import hub_dataset
 from rankwise.recipes.language_job import finetune_language
 from rankwise.recipes.options import FinetuneOptions
 from rankwise.recipes.tables import read_dataset
 from rankwise.recipes.task import task_of
-from rankwise.recipes.training import CHECKPOINT, Run, train
+from rankwise.recipes.training import RECORDS, Run, train
 from rankwise.report.figure import draw_run
-from rankwise.report.history import HISTORY
-from rankwise.report.recorder import RUN
 from rankwise.surgery.adapt import adapt_
 
 HEAD, LABELS = "head.safetensors", "labels.json"
@@ -84,9 +82,7 @@ def _finetune_classifier(options: FinetuneOptions, watcher: Watcher) -> Outcome:
     )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     run = _run(options, pretrained, data)
-    if not options.resume:
-        shutil.rmtree(options.output / LORA, ignore_errors=True)
-        begin(options, (FIGURE, HEAD, LABELS, CHECKPOINT, HISTORY, RUN, FILE_NAME))
+    begin(options, (FIGURE, HEAD, LABELS, LORA, FILE_NAME, *RECORDS))
 
     def loss_at(step: int) -> Tensor:
         chosen = batch_at(step, count=len(data.train), batch_size=options.rows, seed=options.seed)
@@ -149,5 +145,5 @@ def _write(
     name = options.model or "sentence-transformers/all-MiniLM-L6-v2"
     export = exported(run, name, task_type="FEATURE_EXTRACTION", prefix="encoder")
     draw_run(metrics, history, folder / FIGURE)
-    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    finish(folder, metrics)
     return export

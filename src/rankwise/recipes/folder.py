@@ -2,18 +2,22 @@
 
 import json
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from rankwise.io.atomic import write_text
+from rankwise.io.atomic import remove_temporaries, write_text
 from rankwise.io.json_object import read_object
+from rankwise.recipes.sums import SUMS, write_sums
 
 OPTIONS, METRICS = "options.json", "metrics.json"
 POSITIONAL = {"positional": True}
 """Metadata of a field that has no name on the command line."""
-NOT_PART_OF_A_RUN = ("output", "resume", "overwrite", "save_every", "threads")
+ASKED_ANEW = ("save_every", "keep_checkpoints", "threads")
+"""Options that a run takes from the command that goes on with it."""
+NOT_PART_OF_A_RUN = ("output", "resume", "overwrite", *ASKED_ANEW)
 
 
 class RunOptions(Protocol):
@@ -82,12 +86,26 @@ def check_links(folder: Path) -> None:
 
 
 def begin(options: RunOptions, names: Iterable[str]) -> None:
-    """The folder of a new run: without the files `names` of an earlier one, with its options."""
+    """The folder of a run, without what a killed process has left.
+
+    Of a new run: without the files and folders `names` of an earlier one, with its options.
+    """
     folder = options.output
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (OPTIONS, METRICS, *names):
-        (folder / name).unlink(missing_ok=True)
+    remove_temporaries(folder)
+    if options.resume:
+        return
+    for name in (OPTIONS, SUMS, METRICS, *names):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
     write_text(folder / OPTIONS, json.dumps(options.to_json(), indent=2) + "\n")
+
+
+def finish(folder: Path, metrics: Mapping[str, Any]) -> None:
+    """Write what a run writes last: its metrics, where it is complete, and the sums of all."""
+    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    write_sums(folder)
 
 
 def read_options(file: Path) -> dict[str, Any]:
@@ -155,6 +173,6 @@ def _resumed(asked: Asked) -> Asked:
     if differing:
         raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")
     fixed = {**saved.to_json(), "output": str(folder), "resume": True, "overwrite": False}
-    fixed |= {"save_every": asked.save_every, "threads": asked.threads}
+    fixed |= {name: getattr(asked, name) for name in ASKED_ANEW if name in fixed}
     resumed: Asked = type(asked).from_json(fixed)
     return resumed

@@ -1,8 +1,6 @@
 """The job of `rankwise finetune` on data for a language model."""
 
-import json
 import math
-import shutil
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -23,7 +21,7 @@ from rankwise.recipes.adapter_run import (
 )
 from rankwise.recipes.classifier import block_maps
 from rankwise.recipes.examples import batch_at
-from rankwise.recipes.folder import METRICS, begin
+from rankwise.recipes.folder import begin, finish
 from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.language import (
     Loss,
@@ -41,11 +39,9 @@ from rankwise.recipes.packing import check_apart
 from rankwise.recipes.quantise import quantise_
 from rankwise.recipes.samples import SAMPLES, sample_table, samples_page
 from rankwise.recipes.smollm2 import NAME, smollm2_folder
-from rankwise.recipes.training import CHECKPOINT, Run, train
+from rankwise.recipes.training import RECORDS, Run, train
 from rankwise.report.figure import draw_run
-from rankwise.report.history import HISTORY
 from rankwise.report.machine import versions
-from rankwise.report.recorder import RUN
 from rankwise.surgery.adapt import adapt_
 
 
@@ -92,9 +88,7 @@ def finetune_language(options: FinetuneOptions, watcher: Watcher) -> Outcome:
     if options.checkpointing:
         _keep_few_activations(model)
     run = adapter_run(options, model, {"data": data.fingerprint()})
-    if not options.resume:
-        shutil.rmtree(options.output / LORA, ignore_errors=True)
-        begin(options, (FIGURE, SAMPLES, CHECKPOINT, HISTORY, RUN, FILE_NAME))
+    begin(options, (FIGURE, SAMPLES, LORA, FILE_NAME, *RECORDS))
 
     def loss_at(step: int) -> Tensor:
         chosen = batch_at(step, count=len(data.train), batch_size=options.rows, seed=options.seed)
@@ -215,7 +209,7 @@ def _write(
     if metrics["samples"]:
         write_text(folder / SAMPLES, samples_page(metrics["samples"]))
     draw_run(metrics, history, folder / FIGURE)
-    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    finish(folder, metrics)
     return Outcome(metrics, history, export, folder)
 
 

@@ -117,6 +117,8 @@ class FinetuneOptions:
     """Replace an earlier run in --output."""
     save_every: int = 50
     """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay."""
     rewinds: int = 3
     """How often training that goes wrong may go back to its last good state before it ends."""
     threads: int | None = None
@@ -124,7 +126,7 @@ class FinetuneOptions:
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        for name in ("rank", "save_every", "inputs_every"):
+        for name in ("rank", "save_every", "keep_checkpoints", "inputs_every"):
             require(getattr(self, name) >= 1, name, "must be at least 1", getattr(self, name))
         for name in ("batch_size", "steps", "budget", "max_length", "threads"):
             value = getattr(self, name)

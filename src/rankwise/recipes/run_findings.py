@@ -1,6 +1,7 @@
 """What a run folder, an adapter, or a record of losses tells, file by file."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +13,11 @@ from rankwise.io.adapter_file import FILE_NAME
 from rankwise.io.json_object import parsed
 from rankwise.io.peft_config import CONFIG
 from rankwise.io.peft_folder import WEIGHTS
-from rankwise.io.tensor_file import opened
+from rankwise.io.tensor_file import read_tensors
 from rankwise.recipes.base_files import base_weights
 from rankwise.recipes.folder import METRICS, OPTIONS
+from rankwise.recipes.sums import sums_findings
+from rankwise.recipes.training import CHECKPOINTS, FORMER, checkpoints_in
 from rankwise.recipes.weight_files import (
     WeightFile,
     format_of,
@@ -27,8 +30,8 @@ from rankwise.report.history import HISTORY
 from rankwise.report.recorder import RUN
 
 LORA = "lora"
-WEIGHT_FILES = (FILE_NAME, "model.safetensors", "factors.safetensors", "checkpoint.safetensors")
-"""Where the weights of the end are, the best place first."""
+WEIGHT_FILES = (FILE_NAME, "model.safetensors", "factors.safetensors")
+"""Where the weights of the end are, the best place first; checkpoints come after them."""
 COMMANDS = {"eval_fraction": "finetune", "heal_steps": "compress", "surrogate": "attack"}
 """An option that one command alone has."""
 STEPS = ("steps", "heal_steps")
@@ -97,7 +100,8 @@ def findings_of(path: Path, base: str | None = None) -> list[Finding]:
 
 def read_folder(path: Path) -> Folder:
     """Everything in the folder of a run that can be read, and the names of what cannot."""
-    known = [n for n in (OPTIONS, METRICS, RUN, HISTORY, *WEIGHT_FILES) if (path / n).exists()]
+    names = (OPTIONS, METRICS, RUN, HISTORY, *WEIGHT_FILES, FORMER, CHECKPOINTS)
+    known = [name for name in names if (path / name).exists()]
     if not known:
         inside = sorted(p.parent.name for p in path.glob(f"*/{HISTORY}"))
         hint = f"; examine one of {', '.join(inside)} in it" if inside else ""
@@ -144,15 +148,16 @@ def _best_weights(path: Path) -> tuple[WeightFile | None, list[str]]:
     """Opens all files; the weights of the first that has any, and the flaws of all."""
     best: WeightFile | None = None
     flaws: list[str] = []
-    for name in WEIGHT_FILES:
-        if (path / name).exists():
-            try:
-                if format_of(path / name) is not None:
-                    best = best or read_weights(path / name)
-            except ValueError as error:
-                flaws.append(str(error))
+    places = [path / name for name in WEIGHT_FILES if (path / name).exists()]
+    places += checkpoints_in(path)
+    for place in places:
+        try:
+            if format_of(place) is not None:
+                best = best or read_weights(place)
+        except ValueError as error:
+            flaws.append(str(error))
     for other in sorted(path.glob("*.safetensors")):
-        if other.name not in WEIGHT_FILES:
+        if other not in places:
             try:
                 format_of(other)
             except ValueError as error:
@@ -163,6 +168,7 @@ def _best_weights(path: Path) -> tuple[WeightFile | None, list[str]]:
 def _folder_findings(folder: Folder, base: str | None) -> list[Finding]:
     names = [p.name for p in sorted(folder.path.iterdir()) if p.suffix in (".json", ".safetensors")]
     found = [_files_finding(names, list(folder.damaged))]
+    found += sums_findings(folder.path)
     found += _complete(folder)
     skipped = folder.metrics.get("skipped_steps")
     found += curve_findings(
@@ -200,8 +206,8 @@ def _files_finding(names: list[str], damaged: list[str]) -> Finding:
         return fault(
             "files",
             "; ".join(damaged),
-            "take a copy, or an earlier checkpoint; files of rankwise appear whole or not at all, "
-            "so a copy or a disk has cut it",
+            "take a copy; a run goes on from the checkpoint before a damaged one by itself. Files "
+            "of rankwise appear whole or not at all, so a copy or a disk has done it",
         )
     return fine("files", f"{len(names)} can be read")
 
@@ -218,7 +224,7 @@ def _complete(folder: Folder) -> list[Finding]:
     command = next((c for key, c in COMMANDS.items() if key in options), "train")
     if not options:
         mend = "`load_training` puts it back where `save_training` left it, then go on"
-    elif (folder.path / "checkpoint.safetensors").exists():
+    elif checkpoints_in(folder.path):
         mend = f"rankwise {command} --resume --output {folder.path}"
     else:
         mend = f"it has no checkpoint: rankwise {command} --overwrite --output {folder.path}"
@@ -292,10 +298,8 @@ def _kept_beside(path: Path) -> set[str]:
     """Names of tensors in plain files beside the adapter, such as those of a head."""
     kept: set[str] = set()
     for file in (*path.glob("*.safetensors"), *(path / LORA).glob("*.safetensors")):
-        if file.name not in (*WEIGHT_FILES, WEIGHTS):
-            try:
-                with opened(file) as tensors:
-                    kept.update(tensors.keys())
-            except ValueError:
-                continue  # Told among the damaged files.
+        if file.name not in (*WEIGHT_FILES, FORMER, WEIGHTS):
+            # What is damaged is told among the damaged files.
+            with suppress(ValueError):
+                kept.update(read_tensors(file).tensors)
     return kept

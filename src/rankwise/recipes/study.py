@@ -1,6 +1,5 @@
 """The job of `rankwise study`: integrators side by side on one problem."""
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from rankwise.optim.rank_rule import FixedRank
 from rankwise.optim.tolerance import Tolerance
 from rankwise.optim.update_rule import SGD
 from rankwise.recipes.digits import Digits, low_rank_perceptron, mnist_5k
+from rankwise.recipes.folder import finish
 from rankwise.recipes.matrix_problems import descend_on_factors, flow, follow, sensing
 from rankwise.recipes.trace import Trace
 from rankwise.report.markdown import markdown
@@ -40,7 +40,7 @@ INTEGRATORS: dict[str, Integrator] = {
     "ksl": ProjectorSplitting(),
 }
 STEPS = {"sensing": 200, "flow": 200, "digits": 300}
-METRICS, FIGURE, TABLE = "metrics.json", "study.png", "study.md"
+FIGURE, TABLE = "study.png", "study.md"
 BATCH, WIDTH, TAIL = 64, 256, 30
 PROBLEMS = ("sensing", "flow", "digits")
 
@@ -198,4 +198,4 @@ def _write(options: StudyOptions, traces: list[Trace]) -> None:
         "seed": options.seed,
         "options": {**asdict(options), "output": str(options.output)},
     }
-    write_text(options.output / METRICS, json.dumps(metrics, indent=1) + "\n")
+    finish(options.output, metrics)

@@ -1,7 +1,6 @@
 """The job of `rankwise train`."""
 
 import json
-import shutil
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,21 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from rankwise.io.atomic import write_tensors, write_text
+from rankwise.io.atomic import write_text
 from rankwise.io.checkpoint import save
+from rankwise.io.tensor_file import write_tensors
 from rankwise.optim.guard import met
 from rankwise.recipes.adversary import adversary
 from rankwise.recipes.comparison import measured, score, table_of
-from rankwise.recipes.folder import METRICS, begin, prepared
+from rankwise.recipes.folder import begin, finish, prepared
 from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.images import Images, read_images, rows_at
 from rankwise.recipes.train_options import TrainOptions
-from rankwise.recipes.training import CHECKPOINT, Run, train
+from rankwise.recipes.training import RECORDS, Run, checkpoint_in, train
 from rankwise.recipes.twins import DENSE, Twins, runs_of, twins_for
 from rankwise.report.history import HISTORY
 from rankwise.report.machine import peak_memory, versions
 from rankwise.report.markdown import markdown
-from rankwise.report.recorder import RUN
 from rankwise.report.size import trained_parameters
 from rankwise.report.train_figure import draw_training
 
@@ -54,9 +53,7 @@ def train_classifier(asked: TrainOptions, watcher: Watcher) -> Outcome:
     data = read_images(options.data)
     twins = twins_for(options, data)
     runs = runs_of(twins, options, data)
-    if not options.resume:
-        shutil.rmtree(options.output / DENSE, ignore_errors=True)
-        begin(options, (MODEL, TABLE, FIGURE, LABELS, CHECKPOINT, HISTORY, RUN))
+    begin(options, (MODEL, TABLE, FIGURE, LABELS, DENSE, *RECORDS))
     histories = _train_all(runs, options, data, watcher)
     watcher.say("measuring")
     metrics = _metrics(options, runs, histories, twins, data)
@@ -87,7 +84,7 @@ def _train_all(
 
         watcher.say(name.replace("_", " "))
         # A twin that was stopped before its first checkpoint starts anew.
-        begun = options.resume and (not run.part or (run.files / CHECKPOINT).exists())
+        begun = options.resume and (not run.part or checkpoint_in(run.files) is not None)
         if not begun:
             run.files.mkdir(parents=True, exist_ok=True)
             (run.files / HISTORY).unlink(missing_ok=True)
@@ -140,4 +137,4 @@ def _write(
     write_text(folder / LABELS, json.dumps(list(data.classes)) + "\n")
     write_text(folder / TABLE, markdown(*table_of(metrics)))
     draw_training(metrics, histories, folder / FIGURE)
-    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    finish(folder, metrics)

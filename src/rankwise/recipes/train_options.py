@@ -71,6 +71,8 @@ class TrainOptions:
     """Replace an earlier run in --output."""
     save_every: int = 500
     """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that stay."""
     rewinds: int = 3
     """How often training that goes wrong may go back to its last good state before it ends."""
     threads: int | None = None
@@ -78,8 +80,8 @@ class TrainOptions:
 
     def check(self) -> None:
         """ValueError, naming the option, for values that cannot work."""
-        counts = ("batch_size", "save_every", "epochs", "steps", "threads", "adversarial_steps")
-        for name in counts:
+        lengths = ("batch_size", "epochs", "steps", "adversarial_steps")
+        for name in (*lengths, "save_every", "keep_checkpoints", "threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         require(self.rewinds >= 0, "rewinds", "must not be negative", self.rewinds)

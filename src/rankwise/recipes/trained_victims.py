@@ -9,7 +9,7 @@ from rankwise.recipes.history import Watcher
 from rankwise.recipes.images import Images
 from rankwise.recipes.train import train_classifier
 from rankwise.recipes.train_options import TrainOptions
-from rankwise.recipes.training import CHECKPOINT, Interrupted
+from rankwise.recipes.training import Interrupted, checkpoint_in
 from rankwise.recipes.twins import DENSE
 from rankwise.recipes.victims import LOW_RANK, Victim, victims_of_run
 
@@ -49,12 +49,13 @@ def _train(wanted: TrainOptions, options: AttackOptions, watcher: Watcher) -> No
     folder = wanted.output
     if options.resume and (folder / METRICS).exists():
         return
-    begun = options.resume and (folder / CHECKPOINT).exists()
+    begun = options.resume and checkpoint_in(folder) is not None
     values = wanted.to_json() | {
         "epochs": (options.epochs or DEFAULT_EPOCHS) if options.steps is None else None,
         "steps": options.steps,
         "seed": options.seed,
         "save_every": options.save_every,
+        "keep_checkpoints": options.keep_checkpoints,
         "threads": options.threads,
         "resume": begun,
         "overwrite": not begun,

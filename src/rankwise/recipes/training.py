@@ -13,14 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from rankwise.io.atomic import flush
+from rankwise.io.checkpoints import file_of, steps_in
 from rankwise.io.json_object import short
 from rankwise.io.training import load_training, save_training
 from rankwise.optim.layers import numbers_held
 from rankwise.optim.optimizer import Optimizer
-from rankwise.report.history import Line
-from rankwise.report.recorder import Recorder
+from rankwise.report.history import HISTORY, Line
+from rankwise.report.recorder import RUN, Recorder
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINTS = "checkpoints"
+FORMER = "checkpoint.safetensors"
+"""The one checkpoint of an earlier rankwise."""
+RECORDS = (CHECKPOINTS, FORMER, HISTORY, RUN)
+"""What `train` leaves."""
 
 
 class Interrupted(Exception):
@@ -46,6 +52,8 @@ class Run:
     folder: Path
     steps: int
     save_every: int
+    keep: int
+    """Newest checkpoints that stay."""
     identity: dict[str, Any]
     """What must be the same when the run goes on: of the data, for example a fingerprint."""
     part: str = ""
@@ -58,6 +66,20 @@ class Run:
     @property
     def files(self) -> Path:
         return self.folder / self.part
+
+
+def checkpoint_in(files: Path) -> Path | None:
+    """What the run with these files goes on from; None before its first checkpoint."""
+    if steps_in(files / CHECKPOINTS):
+        return files / CHECKPOINTS
+    return files / FORMER if (files / FORMER).exists() else None
+
+
+def checkpoints_in(files: Path) -> list[Path]:
+    """The newest first; of an earlier rankwise it is one."""
+    folder = files / CHECKPOINTS
+    new = [file_of(folder, step) for step in steps_in(folder)]
+    return new + [file for file in [files / FORMER] if file.exists()]
 
 
 def warm_up_and_decay(steps: int) -> Callable[[int], float]:
@@ -102,19 +124,23 @@ def _step(run: Run, loss_at: Callable[[int], Tensor], step: int, recorder: Recor
 
 
 def _save(run: Run, step: int) -> None:
+    # A checkpoint that is there after a power failure needs the lines of its steps.
+    flush(run.files / HISTORY)
     save_training(
-        run.files / CHECKPOINT,
+        run.files / CHECKPOINTS,
         model=run.model,
         optimizer=run.optimizer,
         scheduler=run.scheduler,
         progress={"step": step, "identity": run.identity},
+        keep=run.keep,
     )
+    (run.files / FORMER).unlink(missing_ok=True)
 
 
 def _restored(run: Run) -> int:
     """The step after which the run goes on; model, optimizer and schedule are as they were."""
-    path = run.files / CHECKPOINT
-    if not path.exists():
+    path = checkpoint_in(run.files)
+    if path is None:
         raise ValueError(
             f"{run.files} holds no checkpoint: the run stopped before its first. "
             "Start it anew with --overwrite"

@@ -66,7 +66,8 @@ def runs_of(twins: Twins, options: TrainOptions, data: Images) -> dict[str, Run]
     def run(model: nn.Module, optimizer: Optimizer, part: str) -> Run:
         scheduler = LambdaLR(optimizer, warm_up_and_decay(steps))
         return Run(
-            model, optimizer, scheduler, options.output, steps, options.save_every, identity,
+            model, optimizer, scheduler, options.output, steps, options.save_every,
+            options.keep_checkpoints, identity,
             part=part, parameters=trained_parameters,
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from rankwise.io.json_object import parsed, read_object, short
 from rankwise.io.peft_config import CONFIG
 from rankwise.io.peft_folder import PREFIX, SIDE, WEIGHTS
 from rankwise.io.stored import KINDS, join, stored
-from rankwise.io.tensor_file import opened, read_tensors
+from rankwise.io.tensor_file import read_tensors
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.numerics.tucker import Tucker
@@ -44,11 +44,10 @@ class WeightFile(NamedTuple):
 def format_of(path: Path) -> str | None:
     """The format that the metadata names; None for a safetensors file that is not rankwise's.
 
-    Raises ValueError for a file that is not safetensors.
+    Raises ValueError for a file that is damaged or not safetensors.
     """
     try:
-        with opened(path) as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
+        text = read_tensors(path).metadata.get(METADATA_KEY)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if text is None:

@@ -6,7 +6,7 @@ from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from rankwise.io.atomic import write_text
+from rankwise.io.atomic import append_text, write_text
 from rankwise.io.json_object import parsed
 from rankwise.report.fields import CURVE, check_fields
 
@@ -26,8 +26,7 @@ def append_line(path: Path, line: Line) -> None:
     """Add one step; ValueError for a link, which may lead anywhere."""
     if path.is_symlink():
         raise ValueError(f"{path} is a link, which is not written through: remove it")
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_text(line))
+    append_text(path, _text(line))
 
 
 def write_history(path: Path, lines: list[Line]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rankwise.report.page.facts import MEASURES, facts_of, main_network
 from rankwise.report.page.run import Run
 
-LEFT_OUT = ("output", "resume", "overwrite", "save_every", "threads")
+LEFT_OUT = ("output", "resume", "overwrite", "save_every", "keep_checkpoints", "threads")
 """Options that do not change what comes out."""
 
 

@@ -1,0 +1,1 @@
+"""The fault drill: a training killed, resumed and damaged, against one that nobody touched."""

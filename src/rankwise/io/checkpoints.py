@@ -1,0 +1,137 @@
+"""A folder of training states: the newest ones, the best one, and which of them is whole."""
+
+import re
+import warnings
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rankwise.distributed.replicas import Replicas
+from rankwise.io.document import Document, read_document, told_of
+
+NAME = re.compile(r"step-(\d{6,})\.safetensors")
+SCORE = "score"
+"""Key of the content."""
+NONE = -1
+
+
+def step_of(progress: Mapping[str, Any]) -> int:
+    """`progress["step"]`; ValueError where there is none to number a file by."""
+    step = progress.get("step")
+    if type(step) is not int or step < 0:
+        raise ValueError(
+            "`path` is a folder, whose files are numbered by `progress['step']`, an integer >= 0; "
+            f"got {step!r}. Or give the path of a file that ends in .safetensors"
+        )
+    return step
+
+
+def file_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06}.safetensors"
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Those of the files in `folder`, the newest first; none where there is no folder."""
+    found = folder.glob("step-*.safetensors")
+    return sorted((int(m[1]) for p in found if (m := NAME.fullmatch(p.name))), reverse=True)
+
+
+def check_keeping(keep: int, score: float | None) -> None:
+    """ValueError for a `keep` or a `score` that means nothing."""
+    if type(keep) is not int or keep < 1:
+        raise ValueError(f"`keep` must be an integer of at least 1, got {keep!r}")
+    if score is not None and not (isinstance(score, (int, float)) and isfinite(score)):
+        raise ValueError(f"`score` must be a finite number (lower is better), got {score!r}")
+
+
+def check_newest(folder: Path, step: int, *, format: str, version: int) -> None:
+    """ValueError if `folder` holds a whole file of a later step: which one would be the newest?
+
+    A damaged one, from before which the run has gone on, is removed.
+    """
+    for later in [s for s in steps_in(folder) if s > step]:
+        file = file_of(folder, later)
+        try:
+            read_document(file, format=format, version=version)
+        except ValueError:
+            file.unlink(missing_ok=True)
+            continue
+        raise ValueError(
+            f"{file} is of a later step than {step}: load it to go on from there; or remove it, or "
+            "save into another folder"
+        )
+
+
+def retain(folder: Path, keep: int) -> None:
+    """Remove all files but the newest `keep`, and the one of the lowest score."""
+    old = steps_in(folder)[keep:]
+    scores = {step: _score(file_of(folder, step)) for step in steps_in(folder)} if old else {}
+    known = {step: score for step, score in scores.items() if score is not None}
+    best = min(known, key=known.__getitem__, default=None)
+    for step in old:
+        if step != best:
+            file_of(folder, step).unlink(missing_ok=True)
+
+
+def newest_whole(folder: Path, replicas: Replicas | None, *, format: str, version: int) -> Document:
+    """The newest file that can be read; those after it are warned of by name.
+
+    On several processes the first one chooses for all.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming all, if none is whole.
+    """
+    if replicas is None:
+        return _newest_whole(folder, format, version)
+    found: Document | None = None
+    error: Exception | None = None
+    if replicas.is_first:
+        try:
+            found = _newest_whole(folder, format, version)
+        except (OSError, ValueError) as raised:
+            error = raised
+    (step,) = replicas.agreed([NONE if found is None else _step(found.path)])
+    if error is not None:
+        raise error
+    if step == NONE:
+        raise ValueError(f"the first process found no whole checkpoint in {folder}")
+    return found or read_document(file_of(folder, step), format=format, version=version)
+
+
+def _newest_whole(folder: Path, format: str, version: int) -> Document:
+    steps = steps_in(folder)
+    flaws: list[str] = []
+    if not steps:
+        raise FileNotFoundError(f"there is no checkpoint in {folder}, no step-*.safetensors")
+    for step in steps:
+        try:
+            document = read_document(file_of(folder, step), format=format, version=version)
+        except (OSError, ValueError) as error:
+            flaws.append(str(error))
+            continue
+        if flaws:
+            told = "; ".join(flaws)
+            warnings.warn(
+                f"{told}. Going on from {document.path}, the newest that is whole",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        return document
+    raise ValueError(f"no checkpoint in {folder} is whole: {'; '.join(flaws)}")
+
+
+def _step(file: Path) -> int:
+    match = NAME.fullmatch(file.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _score(file: Path) -> float | None:
+    """What was told when it was saved; None too where the file cannot be read."""
+    try:
+        score = told_of(file).get(SCORE)
+    except (OSError, ValueError):
+        return None
+    return score if isinstance(score, (int, float)) else None

@@ -1,0 +1,64 @@
+"""SHA256SUMS: what the files of a run were when it ended, as `sha256sum -c` reads it."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from rankwise.check.finding import Finding, fault, fine, some, warning
+from rankwise.io.atomic import TEMPORARY, write_text
+
+SUMS = "SHA256SUMS"
+MADE_LATER = ("report.html",)
+LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+PIECE = 1 << 20
+
+
+def write_sums(folder: Path) -> None:
+    """Sums of all files in `folder` and in the folders within; written last of all."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    lines = [f"{sum_of(folder / name)}  {name}\n" for name in names if _counts(name)]
+    write_text(folder / SUMS, "".join(lines))
+
+
+def sum_of(file: Path) -> str:
+    """SHA-256 of its bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while piece := opened.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def sums_findings(folder: Path) -> list[Finding]:
+    """Which files are no longer what the run left; nothing where it left no sums."""
+    name, file = "checksums", folder / SUMS
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    matches = [LINE.fullmatch(line) for line in lines]
+    wanted = {m[2]: m[1] for m in matches if m and _within(m[2])}
+    missing = [n for n in wanted if not (folder / n).is_file()]
+    changed = [n for n in wanted if n not in missing and sum_of(folder / n) != wanted[n]]
+    if len(wanted) < len(lines):
+        changed.append(SUMS)
+    if changed:
+        seen = f"{len(changed)} files are not what the run left: {some(changed)}"
+        seen += f"; missing: {some(missing)}" if missing else ""
+        mend = "take them from a copy; where you changed them on purpose, remove SHA256SUMS"
+        return [fault(name, seen, mend)]
+    if missing:
+        seen = f"{len(missing)} files are missing: {some(missing)}"
+        return [warning(name, seen, "take them from a copy, if you did not remove them")]
+    return [fine(name, f"{len(wanted)} files are what the run left")]
+
+
+def _counts(name: str) -> bool:
+    """Whether it is of the run, and `sha256sum` writes its name as it is."""
+    last = name.rpartition("/")[2]
+    ours = name not in (SUMS, *MADE_LATER) and not TEMPORARY.fullmatch(last)
+    return ours and not set(name) & set("\\\n\r")
+
+
+def _within(name: str) -> bool:
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
