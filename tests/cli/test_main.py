@@ -213,3 +213,18 @@ def test_a_file_in_the_way_of_a_folder_is_told_without_a_number(tmp_path, capsys
     assert main(["study", "--steps", "2", "--output", str(tmp_path / "file" / "run")]) == 2
     error = capsys.readouterr().err
     assert "[Errno" not in error and str(tmp_path / "file") in error
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line_too(tiny_encoder, labelled_file, tmp_path, capsys):
+    output = tmp_path / "run"
+    job = ["finetune", "--data", str(labelled_file), "--model", str(tiny_encoder)]
+    job += ["--steps", "4", "--save-every", "2", "--rank", "2", "--output", str(output)]
+    assert main(job) == 0
+    (output / "metrics.json").unlink()
+    newest = output / "checkpoints" / "step-000004.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    assert main(["finetune", "--resume", "--output", str(output)]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(told) == 1 and told[0].startswith(f"rankwise: warning: {newest} is damaged")

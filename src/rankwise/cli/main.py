@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from rankwise.cli.warned import on_one_line
+
 INSTALL = 'pip install "rankwise[finetune]"'
 NOISY = ("torchao", "torch.utils._pytree")
 """Loggers that tell, whenever transformers is imported, what torchao cannot do on this machine."""
@@ -26,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        status = call(commands(), sys.argv[1:] if arguments is None else arguments)
+        with on_one_line():
+            status = call(commands(), sys.argv[1:] if arguments is None else arguments)
     except Interrupted as stop:
         print(f"\nrankwise: {stop}", file=sys.stderr)
         return STOPPED
