@@ -142,15 +142,20 @@ def _layer(path: Path, name: str, sides: Sides, config: LoraScales) -> StoredLay
     kernel = (1,) * (2 - len(size)) + tuple(size) if len(size) else None
     scale = config.scale(name)
     B, A = scale * B.double().flatten(1), A.double().flatten(1)
-    if not float(B.abs().amax()) <= torch.finfo(torch.float32).max:
-        raise ValueError(f"{path}: layer {name!r} times its scale, {scale:g}, exceeds float32")
+    _check_size(path, name, B, scale)
     if sides.embedding:
         # The table is the transpose of PEFT's product.
         B, A = A.mT, B.mT
     f = from_product(B, A)
+    _check_size(path, name, f.S, scale)
     f = f if bool(f.S.any()) else _at_zero(B, A, stream(0, name))
     kind = "embedding" if sides.embedding else ("linear", "conv1d", "conv2d")[len(size)]
     return StoredLayer(f, 1.0, True, kernel, kind, config.transposed and kind == "linear")
+
+
+def _check_size(path: Path, name: str, X: Tensor, scale: float) -> None:
+    if not float(X.abs().amax()) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{path}: layer {name!r} times its scale, {scale:g}, exceeds float32")
 
 
 def _check_sides(path: Path, name: str, sides: Sides, config: LoraScales) -> None:
