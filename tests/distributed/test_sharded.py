@@ -11,7 +11,14 @@ from torch.optim.lr_scheduler import LinearLR
 
 import rankwise as rw
 from processes import on_processes
-from rankwise.distributed.sharded import all_finite, is_sharded, sharded_like, total_norm, whole
+from rankwise.distributed.sharded import (
+    all_finite,
+    all_usable,
+    is_sharded,
+    sharded_like,
+    total_norm,
+    whole,
+)
 from rankwise.nn.base import own_class
 from rankwise.optim.step_control import weight_norm
 from scenes import RULE, part
@@ -129,10 +136,10 @@ def mixed(rank, world):
     fully_shard(like, mesh=mesh)
     tensors = [values[0], sharded_like(values[1], like.weight), values[2]]
     norm = float(total_norm(tensors)) / float(torch.cat([v.flatten() for v in values]).norm()) - 1
-    finite = [all_finite(tensors)]
+    finite = [all_finite(tensors) and all_usable(tensors)]
     if rank == 0:
         tensors[1].to_local()[0, 0] = torch.inf
-    finite.append(all_finite(tensors))
+    finite.append(all_finite(tensors) or all_usable(tensors))
     return {"norm": abs(norm), "finite": finite, "empty": tensors[1].to_local().numel()}
 
 
@@ -196,9 +203,10 @@ def test_an_entry_that_is_not_finite_is_found_in_tensors_of_any_kind(kind, value
     broken[2, 1] = value
     # Entries that share memory cannot be written, and an empty tensor has none.
     others = [sound, sound[:1, :1].expand(2, 2), sound[:, :0], sound.T[::2]]
-    assert all_finite(others)
-    assert not all_finite([*others, broken])
-    assert not all_finite([broken[2:, 1:2].expand(2, 2)])
+    for sound_everywhere in (all_finite, all_usable):
+        assert sound_everywhere(others)
+        assert not sound_everywhere([*others, broken])
+        assert not sound_everywhere([broken[2:, 1:2].expand(2, 2)])
 
 
 @pytest.mark.parametrize(
@@ -206,6 +214,6 @@ def test_an_entry_that_is_not_finite_is_found_in_tensors_of_any_kind(kind, value
 )
 def test_entries_whose_squares_would_overflow_are_no_better(kind, size):
     large = torch.full((4, 3), size, dtype=kind)
-    assert not all_finite([torch.ones(2), large])
-    assert all_finite([torch.ones(2), 1e-3 * large])
-    assert all_finite([torch.full((5,), 6e4, dtype=torch.float16)])
+    assert not all_usable([torch.ones(2), large]) and all_finite([torch.ones(2), large])
+    assert all_usable([torch.ones(2), 1e-3 * large])
+    assert all_usable([torch.full((5,), 6e4, dtype=torch.float16)])

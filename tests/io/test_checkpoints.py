@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from rankwise.io.checkpoint import save
 from rankwise.io.training import load_training, save_training
 from rankwise.optim.optimizer import Optimizer
 from rankwise.optim.tolerance import Tolerance
@@ -189,3 +190,25 @@ def _flipped(data: bytes, bit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
+
+
+def test_files_of_others_stay_where_they_are(tmp_path):
+    made = parts()
+    older, later = tmp_path / "step-000001.safetensors", tmp_path / "step-000500.safetensors"
+    save(made["model"], older)
+    filled(tmp_path, (2, 3, 4), made)
+    assert names(tmp_path) == [older.name, "step-000003.safetensors", "step-000004.safetensors"]
+    save(made["model"], later)
+    content = later.read_bytes()
+    with pytest.raises(ValueError, match=rf"{later.name} has format .* into another folder"):
+        save_training(tmp_path, **made, progress={"step": 5})
+    assert later.read_bytes() == content
+
+
+def test_what_only_has_the_name_of_a_checkpoint_is_none(tmp_path):
+    made = filled(tmp_path, (4,))
+    (tmp_path / "step-000009.safetensors").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "step-000010.safetensors").mkdir()
+    assert load_training(tmp_path, **parts()) == {"step": 4}
+    filled(tmp_path, (5,), made)
+    assert load_training(tmp_path, **parts()) == {"step": 5}

@@ -36,6 +36,13 @@ def test_by_eigenvalues_takes_deficient_matrices_and_equal_singular_values(rank,
     check(Q, by_eigenvalues(Q), 1e-7)
 
 
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_by_eigenvalues_squares_nothing_that_overflows(size, draw):
+    X = size * normal(6, 4, draw=draw)
+    P, sigma, Qh = by_eigenvalues(X)
+    assert_close(P * (sigma / size) @ Qh, X / size, atol=1e-7, rtol=0)
+
+
 @pytest.mark.parametrize("failing", [1, 2])
 def test_where_lapack_fails_another_route_is_taken_and_counted(failing, monkeypatch, draw):
     X, real, left = normal(6, 4, draw=draw).float(), torch.linalg.svd, [None] * failing

@@ -223,3 +223,67 @@ def test_options_that_cannot_work_are_named(options, message):
 def test_a_guard_of_another_kind_is_refused():
     with pytest.raises(TypeError, match="guard"):
         rw.Optimizer(network(), guard=3)
+
+
+@pytest.mark.parametrize("dtype, factor", [(torch.float64, 1e80), (torch.float32, 1e11)])
+def test_moments_of_large_gradients_are_no_trouble(dtype, factor):
+    model = network().to(dtype)
+    optimizer = rw.Optimizer(model, guard=Guard(every=2))
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        optimizer.zero_grad()
+        (factor * model(torch.randn(16, 8, generator=draw, dtype=dtype)).square().mean()).backward()
+        optimizer.step()
+    assert (optimizer.steps, optimizer.skipped) == (6, 0)
+
+
+def test_a_layer_that_outgrows_a_small_base_has_not_exploded():
+    model = network()
+    with torch.no_grad():
+        for i in (0, 2):
+            model[i].base.weight.mul_(1e-4)
+    rule = rw.SGD()
+    optimizer = rw.Optimizer(model, lr=0.05, max_step=float("inf"), rule=rule, guard=Guard(every=5))
+    for seed in range(60):
+        step(model, optimizer, seed)
+    small = float(model[0].base.weight.norm())
+    assert max(float(model[i].factors().norm()) for i in (0, 2)) > 10 * small
+    assert (optimizer.steps, optimizer.incidents) == (60, Incidents())
+
+
+def test_an_svd_that_fails_for_good_takes_training_back_once(monkeypatch):
+    model = network()
+    optimizer = rw.Optimizer(model, guard=Guard(every=1, rewinds=1, patience=1))
+    step(model, optimizer, 0)
+    good = held(model)
+
+    def fails(*_, **__):
+        raise torch.linalg.LinAlgError("no")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch.linalg, "svd", fails)
+        broken.setattr(torch.linalg, "eigh", fails)
+        with pytest.warns(RuntimeWarning, match="do not converge.*Went back"):
+            step(model, optimizer, 1)
+    assert same(held(model), good)
+    assert (optimizer.incidents.rewound, optimizer.skipped, optimizer.steps) == (1, 1, 1)
+
+
+def test_what_a_closure_raises_is_its_own_affair():
+    model = network()
+    optimizer = rw.Optimizer(
+        model, rule=rw.SGD(), integrator=rw.integrators.BUG(), guard=Guard(rewinds=3)
+    )
+    calls = []
+
+    def closure():
+        calls.append(1)
+        if len(calls) > 1:
+            raise FloatingPointError("mine")
+        loss = model(torch.ones(2, 8, dtype=torch.float64)).square().mean()
+        loss.backward()
+        return loss
+
+    with pytest.raises(FloatingPointError, match="^mine$"):
+        optimizer.step(closure)
+    assert optimizer.incidents == Incidents()

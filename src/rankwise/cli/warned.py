@@ -16,4 +16,4 @@ def on_one_line() -> Iterator[None]:
 
 
 def _show(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"rankwise: warning: {message}", file=sys.stderr)
+    print(f"rankwise: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -52,12 +52,24 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([n.to(device) for n in norms] or [torch.zeros(())]))
 
 
-def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no entry is NaN, infinite or overflows; of sharded tensors, on no process.
+def all_usable(gradients: Sequence[Tensor]) -> bool:
+    """Whether no entry is NaN, infinite, or too large; of sharded tensors, on no process.
 
-    Ordinary tensors are taken to be the same everywhere, as gradients are after a reduction.
+    Too large are entries from whose squares moments could not be formed: 1e17 in float32, 1e152 in
+    float64. Ordinary tensors are taken to be the same everywhere, as gradients are after a
+    reduction.
     """
-    found = broken_among([_local(t) for t in tensors])
+    return _nowhere(_overflows(_locals(gradients)), gradients)
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether no entry is NaN or infinite; of sharded tensors, on no process."""
+    flags = [t.isfinite().all().logical_not() for t in _locals(tensors)]
+    return _nowhere(_any(flags), tensors)
+
+
+def _nowhere(found: Tensor, tensors: Sequence[Tensor]) -> bool:
+    """Whether `found`, 1 or 0, is 0 on all processes that hold parts of `tensors`."""
     # In the order of the parameters, for all processes have to go through them in the same one.
     meshes = dict.fromkeys(mesh for t in tensors if (mesh := _mesh(t)) is not None)
     if not meshes:
@@ -71,19 +83,12 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     return not bool(broken)
 
 
-def broken_among(tensors: Sequence[Tensor]) -> Tensor:
-    """1.0 if a tensor has NaN, infinite or overflowing entries, else 0.0; 0-dim.
-
-    Overflowing are those from whose squares moments could not be formed: 1e17 in float32, 1e152 in
-    float64. It is on the device of the first tensor.
-    """
+def _overflows(tensors: Sequence[Tensor]) -> Tensor:
     kinds: dict[Any, list[Tensor]] = {}
     for t in tensors:
         kinds.setdefault((t.device, t.dtype), []).append(t)
-    found = [_sizes(kind).to(tensors[0].device) for kind in kinds.values()]
-    if not found:
-        return torch.zeros(())
-    return torch.stack([_overflows(sizes) for sizes in found]).any().float()
+    sizes = map(_sizes, kinds.values())
+    return _any([(100.0 * size).square().isfinite().all().logical_not() for size in sizes])
 
 
 def _sizes(tensors: Sequence[Tensor]) -> Tensor:
@@ -93,8 +98,15 @@ def _sizes(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(norms))
 
 
-def _overflows(sizes: Tensor) -> Tensor:
-    return (100.0 * sizes).square().isfinite().all().logical_not()
+def _any(flags: Sequence[Tensor]) -> Tensor:
+    """1.0 if one of them is set, else 0.0; on the device of the first."""
+    if not flags:
+        return torch.zeros(())
+    return torch.stack([flag.to(flags[0].device) for flag in flags]).any().float()
+
+
+def _locals(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [_local(t) for t in tensors]
 
 
 def tensor_parallel(model: nn.Module, parts: Mapping[str, nn.Module]) -> tuple[str, str] | None:

@@ -1,19 +1,21 @@
 """A folder of training states: the newest ones, the best one, and which of them is whole."""
 
 import re
+import sys
 import warnings
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from rankwise.distributed.replicas import Replicas
 from rankwise.io.document import Document, read_document, told_of
+from rankwise.io.tensor_file import Damaged
 
 NAME = re.compile(r"step-(\d{6,})\.safetensors")
 SCORE = "score"
 """Key of the content."""
 NONE = -1
+MOST = sys.float_info.max
 
 
 def step_of(progress: Mapping[str, Any]) -> int:
@@ -34,14 +36,16 @@ def file_of(folder: Path, step: int) -> Path:
 def steps_in(folder: Path) -> list[int]:
     """Those of the files in `folder`, the newest first; none where there is no folder."""
     found = folder.glob("step-*.safetensors")
-    return sorted((int(m[1]) for p in found if (m := NAME.fullmatch(p.name))), reverse=True)
+    return sorted(
+        (int(m[1]) for p in found if (m := NAME.fullmatch(p.name)) and p.is_file()), reverse=True
+    )
 
 
 def check_keeping(keep: int, score: float | None) -> None:
     """ValueError for a `keep` or a `score` that means nothing."""
     if type(keep) is not int or keep < 1:
         raise ValueError(f"`keep` must be an integer of at least 1, got {keep!r}")
-    if score is not None and not (isinstance(score, (int, float)) and isfinite(score)):
+    if score is not None and not (isinstance(score, (int, float)) and -MOST < score < MOST):
         raise ValueError(f"`score` must be a finite number (lower is better), got {score!r}")
 
 
@@ -54,24 +58,39 @@ def check_newest(folder: Path, step: int, *, format: str, version: int) -> None:
         file = file_of(folder, later)
         try:
             read_document(file, format=format, version=version)
-        except ValueError:
+        except Damaged:
             file.unlink(missing_ok=True)
             continue
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. It would be taken for a later step than {step}: save into another folder"
+            ) from error
         raise ValueError(
             f"{file} is of a later step than {step}: load it to go on from there; or remove it, or "
             "save into another folder"
         )
 
 
-def retain(folder: Path, keep: int) -> None:
-    """Remove all files but the newest `keep`, and the one of the lowest score."""
+def retain(folder: Path, keep: int, *, format: str) -> None:
+    """Remove all files but the newest `keep`, the one of the lowest score, and those of others."""
     old = steps_in(folder)[keep:]
     scores = {step: _score(file_of(folder, step)) for step in steps_in(folder)} if old else {}
     known = {step: score for step, score in scores.items() if score is not None}
     best = min(known, key=known.__getitem__, default=None)
     for step in old:
-        if step != best:
-            file_of(folder, step).unlink(missing_ok=True)
+        file = file_of(folder, step)
+        if step != best and not _of_others(file, format):
+            file.unlink(missing_ok=True)
+
+
+def _of_others(file: Path, format: str) -> bool:
+    """Whether it is a whole file of something else than this format."""
+    try:
+        return told_of(file).get("format") != format
+    except Damaged:
+        return False
+    except (OSError, ValueError):
+        return True
 
 
 def newest_whole(folder: Path, replicas: Replicas | None, *, format: str, version: int) -> Document:

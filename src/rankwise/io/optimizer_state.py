@@ -15,6 +15,8 @@ from rankwise.io.json_object import short
 
 OF_A_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 """Torch's names of what has the shape of its parameter."""
+COUNTING = ("torch", "rankwise")
+"""Packages whose optimizers count the steps of what has moments."""
 COUNTS = ("steps", "skipped")
 """What a rankwise optimizer counts."""
 
@@ -32,17 +34,19 @@ def check_optimizer_state(path: Path, optimizer: Optimizer, saved: Any) -> None:
     for group, mine in zip(groups, own["param_groups"], strict=True):
         _check_alike(path, "group", group, mine)
         lacking = sorted(optimizer.defaults.keys() & mine.keys() - group.keys())
-        if lacking:
+        # Torch fills in what its own optimizers have gained since.
+        if lacking and "rankwise" in own:
             raise ValueError(f"{path}: a group of the optimizer has no {lacking[0]!r}")
     if "rankwise" in own and "rankwise" in saved:
         counted = saved["rankwise"]
         _check_alike(path, "state", counted, own["rankwise"])
         if any(type(counted.get(n)) is not int or counted[n] < 0 for n in COUNTS):
             raise ValueError(f"{path}: the optimizer counts {short(counted)}")
+    counted = type(optimizer).__module__.partition(".")[0] in COUNTING
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for place, state in states.items():
         if type(place) is int and 0 <= place < len(parameters):
-            _check_moments(path, place, state, parameters[place])
+            _check_moments(path, place, state, parameters[place], counted=counted)
 
 
 def _check_alike(path: Path, what: str, saved: Any, own: Mapping[str, Any]) -> None:
@@ -57,14 +61,17 @@ def _check_alike(path: Path, what: str, saved: Any, own: Mapping[str, Any]) -> N
 
 
 def _alike(saved: Any, own: Any) -> bool:
+    if own is None or saved is None:
+        return True
     if isinstance(own, (int, float)):
-        return isinstance(saved, (int, float)) and math.isfinite(saved)
+        number = saved.item() if isinstance(saved, Tensor) and saved.numel() == 1 else saved
+        return isinstance(number, (int, float)) and not math.isnan(number)
     if isinstance(own, Tensor):
         return isinstance(saved, Tensor) and saved.shape == own.shape
     if isinstance(own, (tuple, list)):
         same = isinstance(saved, (tuple, list)) and len(saved) == len(own)
         return same and all(map(_alike, saved, own))
-    return own is None or isinstance(saved, type(own))
+    return isinstance(saved, type(own))
 
 
 def _counts(step: Any) -> bool:
@@ -74,10 +81,12 @@ def _counts(step: Any) -> bool:
     return type(step) in (int, float) and 0 <= step < math.inf
 
 
-def _check_moments(path: Path, place: int, state: Any, parameter: Tensor) -> None:
+def _check_moments(path: Path, place: int, state: Any, parameter: Tensor, *, counted: bool) -> None:
     if not isinstance(state, dict):
         raise ValueError(f"{path}: the optimizer's state of parameter {place} is {short(state)}")
-    if not _counts(state.get("step", 0)) or ("exp_avg" in state and "step" not in state):
+    if not _counts(state.get("step", 0)) or (
+        counted and "exp_avg" in state and "step" not in state
+    ):
         raise ValueError(
             f"{path}: the optimizer's parameter {place} has taken {short(state.get('step'))} steps"
         )

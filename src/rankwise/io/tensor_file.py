@@ -27,6 +27,10 @@ FORM = re.compile("sha256:[0-9a-f]{64}")
 SYSTEM = re.compile(r"\(os error (\d+)\)")
 
 
+class Damaged(ValueError):
+    """What was written there can no longer be read."""
+
+
 class TensorFile(NamedTuple):
     """What a file holds; without the checksum, which was right, or was not there."""
 
@@ -76,7 +80,8 @@ def read_tensors(path: Path) -> TensorFile:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: naming it, for a file that is cut off, no safetensors, or damaged.
+        Damaged: a ValueError that names it, for a file that is cut off or no safetensors, or whose
+            content is not what was written.
         OSError: naming it, if the system cannot read it.
     """
     with opened(path) as file:
@@ -86,9 +91,9 @@ def read_tensors(path: Path) -> TensorFile:
     if told is None:
         # Whoever damages the key leaves the value.
         if any(FORM.fullmatch(value) for value in metadata.values()):
-            raise ValueError(f"{path} is damaged: {CHECKSUM!r} in its metadata has another name")
+            raise Damaged(f"{path} is damaged: {CHECKSUM!r} in its metadata has another name")
     elif told != checksum(tensors, metadata):
-        raise ValueError(f"{path} is damaged: its content is not what was written, by its checksum")
+        raise Damaged(f"{path} is damaged: its content is not what was written, by its checksum")
     return TensorFile(tensors, metadata)
 
 
@@ -111,7 +116,7 @@ def opened(path: Path, asked: str = "") -> Iterator[Any]:
                 )
             yield file
     except SafetensorError as error:
-        raise ValueError(
+        raise Damaged(
             f"{asked}{path} is damaged: it is not a whole safetensors file: {error}"
         ) from error
 

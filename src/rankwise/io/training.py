@@ -105,7 +105,7 @@ def save_training(
             checkpoints.check_newest(place, step, format=FORMAT, version=VERSION)
         write_document(file, tensors, told, format=FORMAT, version=VERSION)
         if step is not None:
-            checkpoints.retain(place, keep)
+            checkpoints.retain(place, keep, format=FORMAT)
 
     if replicas is None:
         write()

@@ -14,6 +14,11 @@ from rankwise.numerics.orth import qr
 
 Parts = tuple[Tensor, Tensor, Tensor]
 
+
+class NoSVD(FloatingPointError):
+    """Of a matrix that is not finite, or of which no algorithm converges."""
+
+
 detours: Counter[str] = Counter()
 """How often in this process which other route was taken: "float64", "eigenvalues"."""
 
@@ -22,7 +27,7 @@ def svd(X: Tensor) -> Parts:
     """`P diag(sigma) Qh = X` (..., m, n) with min(m, n) singular values, descending.
 
     Raises:
-        FloatingPointError: for an `X` that is not finite, and where no route leads anywhere.
+        NoSVD: for an `X` that is not finite, and where no route leads anywhere.
     """
     # It waits for the device in any case; of infinite entries LAPACK at times says nothing.
     for name, route in ROUTES.items():
@@ -37,7 +42,7 @@ def svd(X: Tensor) -> Parts:
         return parts
     finite = bool(X.isfinite().all())
     why = "LAPACK's algorithms do not converge" if finite else "it has NaN or infinite entries"
-    raise FloatingPointError(f"a matrix {tuple(X.shape)} has no SVD: {why}")
+    raise NoSVD(f"a matrix {tuple(X.shape)} has no SVD: {why}")
 
 
 def _lapack(X: Tensor) -> Parts:
@@ -54,9 +59,12 @@ def by_eigenvalues(X: Tensor) -> Parts:
     if X.shape[-2] < X.shape[-1]:
         Q, sigma, Ph = by_eigenvalues(X.mT)
         return Ph.mT, sigma, Q.mT
+    largest = X.abs().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(X.dtype).tiny)
+    X = X / largest
     Q = torch.linalg.eigh(X.mT @ X)[1].flip(-1)
     P, R = qr(X @ Q)
     sigma, order = R.diagonal(dim1=-2, dim2=-1).sort(descending=True)
+    sigma = sigma * largest[..., 0]
     return (
         P.take_along_dim(order[..., None, :], -1),
         sigma,

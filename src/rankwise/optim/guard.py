@@ -29,7 +29,7 @@ class Guard:
     """When an optimizer looks at its layers, what is too much, and what it does then.
 
     A step whose gradient is not finite, or so large that its squares are not, is skipped. Now and
-    then all layers are examined, for which the device is waited for once: bases that have lost
+    then all layers are examined, for which the device is waited for: bases that have lost
     their orthonormality are repaired, the weight unchanged. Where factors or moments are not
     finite, a core has exploded, or no step has been possible for long, there is nothing to repair:
     training goes back to where the last examination found all well, or ends with an error. Where
@@ -42,8 +42,8 @@ class Guard:
         every: steps between two examinations, >= 1.
         max_defect: `max |Q^T Q - I|` beyond which a basis is repaired, > 0.
         growth: a layer has exploded if its norm is more than so many times both what it was at the
-            last examination and that of its frozen weight (without one, of a map which preserves
-            the variance of its input); > 1.
+            last examination, that of its frozen weight, and that of a map which preserves the
+            variance of its input; > 1.
         patience: so many skipped steps in a row are a training that is stuck, >= 1.
         rewinds: how often training may go back in all, >= 0; with 0 the first trouble is an error.
             More than 0 keeps a copy of all that is trained, and of the moments.

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from rankwise.distributed.prepare import check_layouts
 from rankwise.distributed.replicas import Replicas
-from rankwise.distributed.sharded import all_finite, shard_
+from rankwise.distributed.sharded import all_usable, shard_
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.given import check_number
 from rankwise.numerics.manifold import TangentVector
 from rankwise.numerics.retract import whole
+from rankwise.numerics.svd import NoSVD
 from rankwise.optim.adam import Adam
 from rankwise.optim.advance import has_gradient
 from rankwise.optim.arguments import (
@@ -253,7 +254,7 @@ class Optimizer(torch.optim.Optimizer):
             return loss
         if replicas is not None:
             replicas.check_sent()
-        if not all_finite(list(self._gradients())):
+        if not all_usable(list(self._gradients())):
             return self._skip(loss)
         check_untouched(self, self.layers, self._versions)
         check_ranks_kept(self.layers, self.state)
@@ -268,12 +269,14 @@ class Optimizer(torch.optim.Optimizer):
                 [m.state for m in present],
                 step=clock.step,
             )
+        self._watch.starts()
         moving, resting = in_turn(present, self.turns, clock, self.rank_rule)
         try:
             arrivals = self._arrivals(moving, integrator, closure)
-        except FloatingPointError as error:
+        except NoSVD as error:
+            self.skipped += 1
             self._met(self._watch.back(self._held, self.steps, str(error)))
-            arrivals = None
+            return self._left(loss)
         if arrivals is None:
             return self._skip(loss)
         self.steps = clock.step
@@ -296,6 +299,10 @@ class Optimizer(torch.optim.Optimizer):
     def _skip(self, loss: Any) -> Any:
         self.skipped += 1
         self._met(self._watch.skipped(self._held, self.steps))
+        return self._left(loss)
+
+    def _left(self, loss: Any) -> Any:
+        """After a step that was not taken."""
         record(self.layers, self._versions)
         self._clear()
         return loss
@@ -359,7 +366,7 @@ class Optimizer(torch.optim.Optimizer):
             self.zero_grad()
             with torch.enable_grad():
                 closure()
-            return all_finite(list(self._gradients()))
+            return all_usable(list(self._gradients()))
 
         layers, states = [m.layer for m in moving], [m.state for m in moving]
         groups = [m.group for m in moving]

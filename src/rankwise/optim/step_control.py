@@ -76,7 +76,12 @@ def weight_norm(layer: LowRankModule) -> float:
     """
     weight = None if layer.base is None else _readable(layer.base)
     norm = 0.0 if weight is None else float(whole(weight.norm()))
-    return (norm or layer.shape[0] ** 0.5) / abs(layer.scale)
+    return norm / abs(layer.scale) or variance_preserving(layer)
+
+
+def variance_preserving(layer: LowRankModule) -> float:
+    """The norm of a map of that shape (m, n) which preserves variance, in units of the factors."""
+    return layer.shape[0] ** 0.5 / abs(layer.scale)
 
 
 def _readable(base: nn.Module) -> Tensor | None:

@@ -16,7 +16,7 @@ from rankwise.optim.guard import Guard, Incidents
 from rankwise.optim.layers import NamedLayer
 from rankwise.optim.rank_rule import RankRule
 from rankwise.optim.snapshot import Snapshot, snapshot
-from rankwise.optim.step_control import weight_norm
+from rankwise.optim.step_control import variance_preserving, weight_norm
 
 MEND = (
     "Lower `lr`, clip by `optimizer.clip_gradient_(1.0)`, look at the data of these steps, and go "
@@ -64,14 +64,18 @@ class Watch:
 
     def begins(self, held: Callable[[], Held], steps: int) -> None:
         """Before the first step that is taken here, after `steps` elsewhere."""
+        self._in_vain = 0
         self._sizes = [e.norm for e in examined(self._layers)]
         self._keep(held, steps)
+
+    def starts(self) -> None:
+        """Before each step: what others have met does not count."""
+        self._detours = detours.total()
 
     def taken(self, held: Callable[[], Held], steps: int) -> Incidents:
         """After a step, the last of so many; FloatingPointError where training cannot go on."""
         self._in_vain = 0
-        before, self._detours = self._detours, detours.total()
-        met = Incidents(detours=self._detours - before)
+        met = Incidents(detours=detours.total() - self._detours)
         if steps % self.guard.every:
             return met
         found = examined(self._layers)
@@ -133,7 +137,7 @@ class Watch:
                 return f"the factors of layer {name!r} are no longer finite, or no bases"
             if e.norm == 0:
                 continue
-            size = max(usual_norm(layer, held.states), before)
+            size = max(usual_norm(layer, held.states), variance_preserving(layer), before)
             if e.norm > self.guard.growth * size:
                 return f"layer {name!r} has exploded, to {e.norm / size:.3g} times its norm"
         if not all_finite([*held.dense, *moments(held.states)]):

@@ -102,10 +102,13 @@ def begin(options: RunOptions, names: Iterable[str]) -> None:
     write_text(folder / OPTIONS, json.dumps(options.to_json(), indent=2) + "\n")
 
 
-def finish(folder: Path, metrics: Mapping[str, Any]) -> None:
-    """Write what a run writes last: its metrics, where it is complete, and the sums of all."""
+def finish(folder: Path, metrics: Mapping[str, Any], only: Iterable[str] | None = None) -> None:
+    """Write what a run writes last: its metrics, where it is complete, and the sums of all.
+
+    Where the folder may hold files of others too, of `only` these.
+    """
     write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
-    write_sums(folder)
+    write_sums(folder, None if only is None else (*only, METRICS))
 
 
 def read_options(file: Path) -> dict[str, Any]:

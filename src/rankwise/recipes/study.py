@@ -198,4 +198,4 @@ def _write(options: StudyOptions, traces: list[Trace]) -> None:
         "seed": options.seed,
         "options": {**asdict(options), "output": str(options.output)},
     }
-    finish(options.output, metrics)
+    finish(options.output, metrics, (TABLE, FIGURE))

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from rankwise.check.finding import Finding, fault, fine, some, warning
@@ -13,9 +14,10 @@ LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 PIECE = 1 << 20
 
 
-def write_sums(folder: Path) -> None:
-    """Sums of all files in `folder` and in the folders within; written last of all."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+def write_sums(folder: Path, only: Iterable[str] | None = None) -> None:
+    """Sums of all files in `folder` and in the folders within, or of some; written last of all."""
+    every = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    names = sorted(every if only is None else only)
     lines = [f"{sum_of(folder / name)}  {name}\n" for name in names if _counts(name)]
     write_text(folder / SUMS, "".join(lines))
 
@@ -34,7 +36,8 @@ def sums_findings(folder: Path) -> list[Finding]:
     name, file = "checksums", folder / SUMS
     if not file.exists():
         return []
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines
     matches = [LINE.fullmatch(line) for line in lines]
     wanted = {m[2]: m[1] for m in matches if m and _within(m[2])}
     missing = [n for n in wanted if not (folder / n).is_file()]
@@ -56,7 +59,7 @@ def _counts(name: str) -> bool:
     """Whether it is of the run, and `sha256sum` writes its name as it is."""
     last = name.rpartition("/")[2]
     ours = name not in (SUMS, *MADE_LATER) and not TEMPORARY.fullmatch(last)
-    return ours and not set(name) & set("\\\n\r")
+    return ours and name.isprintable() and "\\" not in name
 
 
 def _within(name: str) -> bool:
