@@ -275,3 +275,21 @@ def prepared_early(rank):
 
 def test_a_model_prepared_before_the_group_and_not_wrapped_is_refused():
     assert same(on_processes(2, prepared_early))
+
+
+def without_svd(rank: int) -> tuple[int, int]:
+    model, wrapped, _, _ = replicated()
+    optimizer = rw.Optimizer(model, lr=0.05, guard=rw.check.Guard(rewinds=3))
+
+    def fails(*_, **__):
+        raise torch.linalg.LinAlgError("no")
+
+    loss_of(wrapped, *half(rank, 0)).backward()
+    torch.linalg.svd = torch.linalg.eigh = fails
+    with pytest.raises(FloatingPointError, match="do not converge"):
+        optimizer.step()
+    return optimizer.skipped, optimizer.incidents.rewound
+
+
+def test_an_svd_that_fails_ends_the_process_and_does_not_leave_the_others_waiting():
+    assert list(on_processes(2, without_svd)) == [(0, 0), (0, 0)]

@@ -274,6 +274,9 @@ class Optimizer(torch.optim.Optimizer):
         try:
             arrivals = self._arrivals(moving, integrator, closure)
         except NoSVD as error:
+            # The others may have found one, and wait in what all have to do together.
+            if replicas is not None and replicas.processes > 1:
+                raise
             self.skipped += 1
             self._met(self._watch.back(self._held, self.steps, str(error)))
             return self._left(loss)
