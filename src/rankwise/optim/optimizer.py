@@ -438,7 +438,8 @@ class Optimizer(torch.optim.Optimizer):
         take_over(self.state)
         shard_(self.state)
         self.steps, self.skipped = own["steps"], own["skipped"]
-        self.incidents = Incidents(*own.get("incidents", ()))
+        known = own.get("incidents", ())[: len(Incidents._fields)]
+        self.incidents = Incidents(*known)
         self._versions.clear()
         self._begun = False
         if all(owner_of(layer) is self for _, layer in self.layers):
