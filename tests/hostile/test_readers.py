@@ -19,6 +19,15 @@ REFUSALS = (ValueError, TypeError, OSError)
 
 def read(loader: Loader, content: bytes) -> bool:
     """Whether it was refused; anything but a refusal by name is an error here."""
+    refused, seconds = tried(loader, content)
+    if seconds >= SECONDS:  # The first one may import.
+        refused, seconds = tried(loader, content)
+    assert seconds < SECONDS
+    return refused
+
+
+def tried(loader: Loader, content: bytes) -> tuple[bool, float]:
+    """Whether it was refused, and seconds of the processor."""
     with tempfile.TemporaryDirectory() as place:
         start = time.process_time()
         try:
@@ -28,8 +37,7 @@ def read(loader: Loader, content: bytes) -> bool:
             names = (place, "a.idx", "model.safetensors", "thin layers of")
             assert str(error) and (not loader.named or any(n in str(error) for n in names)), error
             refused = True
-        assert time.process_time() - start < SECONDS
-    return refused
+        return refused, time.process_time() - start
 
 
 @pytest.fixture(scope="module", params=sorted(LOADERS))

@@ -17,6 +17,8 @@ OF_A_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 """Torch's names of what has the shape of its parameter."""
 COUNTING = ("torch", "rankwise")
 """Packages whose optimizers count the steps of what has moments."""
+MOST = 2**63
+"""Of an integer: larger ones are no number of steps, and no float."""
 COUNTS = ("steps", "skipped")
 """What a rankwise optimizer counts."""
 
@@ -65,7 +67,9 @@ def _alike(saved: Any, own: Any) -> bool:
         return True
     if isinstance(own, (int, float)):
         number = saved.item() if isinstance(saved, Tensor) and saved.numel() == 1 else saved
-        return isinstance(number, (int, float)) and not math.isnan(number)
+        if isinstance(number, int):
+            return abs(number) < MOST
+        return isinstance(number, float) and not math.isnan(number)
     if isinstance(own, Tensor):
         return isinstance(saved, Tensor) and saved.shape == own.shape
     if isinstance(own, (tuple, list)):
