@@ -1,7 +1,8 @@
-"""Small damage to files that were sound: to their bytes, their lines, their JSON, their tensors."""
+"""Small damage to what was sound: to its bytes, its lines, its JSON, its tensors and arrays."""
 
 import json
 import random
+import re
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,15 @@ DEEP = "<deep>"
 """Stands for lists in lists, more than Python walks through."""
 NUMBERS = (0.0, -0.0, 1e-45, 1e-38, 1.0, 3e38, float("nan"), float("inf"), -float("inf"))
 TYPES = ("F32", "F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F8_E8M0", "F4", "X")
+DESCRIPTIONS = (
+    b"'<f4'", b"'>f4'", b"'<f8'", b"'<i2'", b"'|O'", b"'|V4'", b"'<U9'", b"'|b1'", b"'<M8[D]'",
+    b"[('a', '<f4')]", b"('<f4', (2,))", b"''", b"None", b"'" + b"x" * 2000 + b"'",
+)  # fmt: skip
+"""What the header of a NumPy file may claim for a type."""
+SHAPES = (
+    b"()", b"(0,)", b"(1,)", b"(2, 2)", b"(-1,)", b"(2**9,)", b"(99999999999999999999,)",
+    b"(True,)", b"(1.0,)", b"(None,)", b"((1,),)", b"[2]", b"(" * 500 + b")" * 500,
+)  # fmt: skip
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
@@ -113,8 +123,7 @@ def of_tensors(content: bytes, draw: random.Random) -> bytes:
         return of_bytes(content, draw)
     way = draw.random()
     if way < 0.3 and len(data) >= 4:
-        at = 4 * draw.randrange(len(data) // 4)
-        data[at : at + 4] = struct.pack("<f", draw.choice(NUMBERS))
+        _change_number(data, draw)
     elif way < 0.7:
         _change_metadata(header, draw)
     else:
@@ -128,13 +137,40 @@ def of_tensors(content: bytes, draw: random.Random) -> bytes:
     return struct.pack("<Q", promised) + text + bytes(data)
 
 
+def of_npy(content: bytes, draw: random.Random) -> bytes:
+    """A NumPy file with another header, other numbers, or damaged bytes."""
+    end = 10 + int.from_bytes(content[8:10], "little")
+    if len(content) < end or draw.random() < 0.15:
+        return of_bytes(content, draw)
+    text, data = content[10:end], bytearray(content[end:])
+    way = draw.randrange(5)
+    if way == 0:
+        text = re.sub(rb"'descr': '[^']*'", b"'descr': " + draw.choice(DESCRIPTIONS), text)
+    elif way == 1:
+        text = re.sub(rb"\([^)]*\)", draw.choice(SHAPES), text)
+    elif way == 2:
+        text = text.replace(b"False", draw.choice((b"True", b"0", b"None")))
+    elif way == 3:
+        text = of_bytes(text, draw)
+    elif len(data) >= 4:
+        _change_number(data, draw)
+    promised = len(text) if draw.random() < 0.95 else draw.choice((0, 1, 2**16 - 1))
+    return content[:8] + struct.pack("<H", min(promised, 2**16 - 1)) + text + bytes(data)
+
+
+def _change_number(data: bytearray, draw: random.Random) -> None:
+    at = 4 * draw.randrange(len(data) // 4)
+    data[at : at + 4] = struct.pack("<f", draw.choice(NUMBERS))
+
+
 def _change_metadata(header: Any, draw: random.Random) -> None:
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not metadata:
         return
     key = draw.choice(sorted(metadata))
     if isinstance(metadata[key], str):
-        metadata[key] = of_json(metadata[key].encode(), draw).decode("utf-8", "replace")
+        text = metadata[key].encode("utf-8", "surrogatepass")
+        metadata[key] = of_json(text, draw).decode("utf-8", "replace")
 
 
 def _change_entry(header: Any, draw: random.Random) -> None:

@@ -36,6 +36,16 @@ def complete(server, clients, spoil=lambda phase, replies: replies):
     return server.close_round(round)
 
 
+def test_a_request_stays_as_it_was_asked(scene):
+    """A transport may send it again, or keep it for a late answer."""
+    server, clients = scene()
+    round = server.open_round()
+    first, names = round.request, sorted(round.request.arrays)
+    while round.request is not None:
+        round.receive(answers(round, clients))
+    assert sorted(first.arrays) == names == ["S", "U", "V"]
+
+
 def without(server_and_clients, gone):
     """State after a round of a federation from which a client is gone in each phase."""
     server, clients = server_and_clients

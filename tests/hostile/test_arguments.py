@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rankwise.cli.main import main
 
+SEEDED = ("finetune", "train", "compress", "attack", "federate", "study", "doctor")
 COMMANDS = ("finetune", "train", "compress", "attack", "federate", "convert", "report")
 OPTIONS = (
     "--output", "--resume", "--overwrite", "--seed", "--model", "--data", "--rank", "--steps",
@@ -61,3 +62,15 @@ def test_arguments_end_with_a_status_and_a_message(command, words):
 def test_a_command_that_is_none_is_told(word, capsys):
     assert main([word]) == 2
     assert "there is no command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+@pytest.mark.parametrize("command", SEEDED)
+def test_a_seed_that_some_generator_would_not_take_is_refused_alike(
+    command, seed, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "--seed", seed]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert told == f"rankwise: error: --seed must be in [0, 2^32), got {seed}"
+    assert list(tmp_path.iterdir()) == []

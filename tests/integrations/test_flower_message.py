@@ -124,6 +124,14 @@ def test_bytes_that_are_not_what_they_claim_are_never_decoded(kind, monkeypatch)
         unpacked(ArrayRecord({"w": array}))
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_header_of_python_2_is_refused_and_nothing_is_printed(recwarn):
+    array = Array("float32", (2, 2), "numpy.ndarray", promising("(2L, 2L)", bytes(16)))
+    with pytest.raises(ValueError, match="array 'w' has no readable header"):
+        unpacked(ArrayRecord({"w": array}))
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     "arrays, reason",
     [

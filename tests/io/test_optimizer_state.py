@@ -74,3 +74,49 @@ def test_what_they_cannot_is_refused_with_the_file(change, tmp_path):
     other = network(False)
     with pytest.raises(ValueError, match=r"x\.safetensors: "):
         rw.load_training(file, model=other, optimizer=torch.optim.AdamW(other.parameters()))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq"])
+def test_moments_that_are_none_are_refused_by_file_and_entry(name, value, tmp_path):
+    """But not a second moment that has overflowed: its parameter rests, and is saved like that."""
+    file, model = tmp_path / "x.safetensors", network(False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(3, 6)).sum().backward()
+    optimizer.step()
+    optimizer.state[model[0].weight][name][0, 0] = value
+    rw.save_training(file, model=model, optimizer=optimizer, progress={})
+    other = network(False)
+    again = torch.optim.AdamW(other.parameters())
+    if (name, value) == ("exp_avg_sq", float("inf")):
+        rw.load_training(file, model=other, optimizer=again)
+        other(torch.ones(3, 6)).sum().backward()
+        again.step()
+        assert all(bool(p.isfinite().all()) for p in other.parameters())
+        return
+    with pytest.raises(ValueError, match=rf"x\.safetensors: '{name}' of the .* parameter 0 has"):
+        rw.load_training(file, model=other, optimizer=again)
+
+
+SCHEDULES = {
+    "step_size": (lambda o: torch.optim.lr_scheduler.StepLR(o, 2), [0, None, "2", float("nan")]),
+    "T_max": (lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 9), [0, [9]]),
+    "milestones": (lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2]), [[2], 2]),
+    "base_lrs": (lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9), [[], ["0"], 0.1]),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_that_could_not_take_a_step_is_refused_by_its_entry(name, tmp_path):
+    file, model = tmp_path / "x.safetensors", network(False)
+    made, wrong = SCHEDULES[name]
+    optimizer = torch.optim.AdamW(model.parameters())
+    for value in wrong:
+        scheduler = made(optimizer)
+        setattr(scheduler, name, value)
+        parts = {"model": model, "optimizer": optimizer}
+        rw.save_training(file, **parts, scheduler=scheduler, progress={})
+        own = made(optimizer)
+        with pytest.raises(ValueError, match=rf"x\.safetensors: '{name}' in the state of the"):
+            rw.load_training(file, **parts, scheduler=own)
+        assert own.state_dict() == made(optimizer).state_dict()

@@ -410,7 +410,6 @@ def test_the_same_images_may_be_written_in_two_ways(options, way, monkeypatch):
         ({"eps": (float("nan"),)}, "--eps must be numbers in .*, got nan"),
         ({"eps_l2": (-1.0,)}, "--eps-l2 must be finite positive numbers, got -1.0"),
         ({"eps_l2": (float("inf"),)}, "--eps-l2 must be finite positive numbers, got inf"),
-        ({"seed": -1}, "--seed must not be negative, got -1"),
         ({"steps": 5}, "--steps is for training without subjects; leave it out, got 5"),
         ({"max_norm": 1.0}, "--max-norm is for training without subjects"),
         ({"max_norm": 0.0, "subjects": ()}, "--max-norm must be finite and positive, got 0.0"),

@@ -245,7 +245,6 @@ def test_rates_stay_for_a_while_and_end_above_zero():
         ({"rank": 5}, "--rank must be at most --max-rank 4, got 5"),
         ({"compare": ("fedprox",)}, "--compare must be among none, .*, got fedprox"),
         ({"compare": ("full",)}, "--compare must not name one twice, got full"),
-        ({"seed": -1}, "--seed must not be negative"),
         ({"resume": True, "overwrite": True}, "--resume .* --overwrite"),
         ({"model": "resnet"}, "one of mlp, lenet, cnn, vgg, mobile, vit or an import path"),
         ({"data": "nowhere"}, "--data nowhere is no folder"),

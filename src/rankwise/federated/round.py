@@ -100,7 +100,8 @@ class Round:
         if self._index == len(self._phases):
             self.request, self.state = None, news
         else:
-            self._known |= news
+            # Not in place: the first request holds the dict, and may be on its way again.
+            self._known = self._known | news
             self._ask(news)
 
     def _ask(self, arrays: Arrays) -> None:

@@ -55,14 +55,15 @@ def _check_alike(path: Path, what: str, saved: Any, own: Mapping[str, Any]) -> N
     if not isinstance(saved, dict):
         raise ValueError(f"{path}: a {what} of the optimizer is {short(saved)}")
     for name, value in own.items():
-        if name in saved and not _alike(saved[name], value):
+        if name in saved and not alike(saved[name], value):
             raise ValueError(
                 f"{path}: {name!r} in a {what} of the optimizer is {short(saved[name])}, here "
                 f"it is {short(value)}"
             )
 
 
-def _alike(saved: Any, own: Any) -> bool:
+def alike(saved: Any, own: Any) -> bool:
+    """Whether it may take the place of `own`: of its kind, a number, as many parts."""
     if own is None or saved is None:
         return True
     if isinstance(own, (int, float)):
@@ -74,7 +75,7 @@ def _alike(saved: Any, own: Any) -> bool:
         return isinstance(saved, Tensor) and saved.shape == own.shape
     if isinstance(own, (tuple, list)):
         same = isinstance(saved, (tuple, list)) and len(saved) == len(own)
-        return same and all(map(_alike, saved, own))
+        return same and all(map(alike, saved, own))
     return isinstance(saved, type(own))
 
 
@@ -101,3 +102,15 @@ def _check_moments(path: Path, place: int, state: Any, parameter: Tensor, *, cou
                 f"{path}: {name!r} of the optimizer's parameter {place} does not have its shape, "
                 f"{tuple(parameter.shape)}"
             )
+        if isinstance(value, Tensor) and not _sound(name, value):
+            raise ValueError(
+                f"{path}: {name!r} of the optimizer's parameter {place} has values that are no "
+                "moments, such as NaN"
+            )
+
+
+def _sound(name: str, moment: Tensor) -> bool:
+    """Whether steps can go on from it: of a second moment that has overflowed they can."""
+    if moment.is_complex() or not name.endswith("_sq"):
+        return bool(moment.isfinite().all())
+    return bool((moment >= 0).all())

@@ -19,6 +19,7 @@ from rankwise.io.json_object import short
 from rankwise.io.optimizer_state import check_optimizer_state
 from rankwise.io.path import given_path
 from rankwise.io.random_state import check_random_state, random_state, set_random_state_
+from rankwise.io.schedule_state import check_schedule
 from rankwise.io.state import check_fits, dense_trained, put_, trained_tensors
 from rankwise.io.stored import check_names, stored
 from rankwise.io.tree import flatten, unflatten
@@ -158,7 +159,7 @@ def load_training(
     tree = _tree(document)
     check_random_state(document.path, tree["random"])
     check_optimizer_state(document.path, optimizer, tree["optimizer"])
-    _check_schedule(document.path, scheduler, tree["scheduler"])
+    check_schedule(document.path, scheduler, tree["scheduler"])
     before = stored(document.path, *_copied(model))
     put_(model, state)
     try:
@@ -233,17 +234,6 @@ def _object(document: Document, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{document.path}: {key!r} of the metadata is {short(value)}, no object")
     return value
-
-
-def _check_schedule(path: Path, scheduler: Any, state: Any) -> None:
-    """A stock scheduler takes any names for its own: those of methods, and what steps read."""
-    if scheduler is None:
-        return
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise ValueError(f"{path}: the state of the scheduler is {short(state)}, no dict of names")
-    for name in state:
-        if name.startswith("__") or callable(getattr(scheduler, name, None)):
-            raise ValueError(f"{path}: the state of the scheduler names {name!r}, a method")
 
 
 def _part(document: Document, prefix: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from rankwise.numerics.given import check_number
 from rankwise.numerics.manifold import Point, T
 from rankwise.numerics.spectrum import spectral_power
+from rankwise.optim.remembered import Shapes, check_count, check_tensor
 from rankwise.optim.update_rule import (
     State,
     UpdateRule,
@@ -83,6 +84,13 @@ class Adam(UpdateRule):
         _average(state, "row", rows, beta2)
         _average(state, "column", columns, beta2)
         _average(state, "energy", energy, beta2)
+
+    def check_state(self, shapes: Shapes, state: State) -> None:
+        super().check_state(shapes, state)
+        if "momentum" in state:
+            check_count("step", state["step"], 1)
+            for name, shape in (("row", shapes.U[:1]), ("column", shapes.V[:1]), ("energy", ())):
+                check_tensor(name, state[name], shape, positive=True)
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         seen = newest(gradient, keep=self.betas[0], step=state["step"])

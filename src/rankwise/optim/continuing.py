@@ -1,12 +1,19 @@
 """What a saved state of an optimizer must agree with, for the run to go on."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rankwise.optim.dense import check_state as check_dense_state
 from rankwise.optim.layers import NamedLayer
+from rankwise.optim.moving import WAITED
+from rankwise.optim.remembered import Shapes, check_count, check_triple
+from rankwise.optim.rest import WITHOUT_INPUT
+from rankwise.optim.step_control import StepControl
+from rankwise.optim.update_rule import UpdateRule
 
 
 def take_over(states: Mapping[Tensor, dict[str, Any]]) -> None:
@@ -55,11 +62,47 @@ def check_parts(own: Mapping[str, Any], **parts: object) -> None:
 
 def check_saved_ranks(layers: list[NamedLayer], state: Mapping[Tensor, Any]) -> None:
     """ValueError unless momentum is of the ranks that the layers have."""
+    for name, layer in layers:
+        momentum = state.get(layer.factor_parameters()[0], {}).get("momentum")
+        if momentum is not None:
+            with _told(f"layer {name!r}"):
+                check_triple("momentum", momentum)
     for name, ranks, saved in _differing(layers, state):
         raise ValueError(
             f"layer {name!r} has rank {_text(ranks)}, but the optimizer was saved with rank "
             f"{_text(saved)}. Load the model that was saved with it first."
         )
+
+
+def check_remembered(
+    layers: list[NamedLayer],
+    states: Mapping[Tensor, Any],
+    rule: UpdateRule,
+    control: StepControl,
+) -> None:
+    """ValueError unless steps can go on from what is remembered of each parameter."""
+    known: set[int] = set()
+    for name, layer in layers:
+        factors = layer.factor_parameters()
+        known.update(map(id, factors))
+        state, shapes = states.get(factors[0], {}), Shapes(*(p.shape for p in factors))
+        with _told(f"layer {name!r}"):
+            for counted in (WAITED, WITHOUT_INPUT):
+                check_count(counted, state.get(counted, 0))
+            rule.check_state(shapes, state)
+            control.check_state(shapes, state)
+    for p, state in states.items():
+        if id(p) not in known:
+            with _told(f"a dense parameter of shape {tuple(p.shape)}"):
+                check_dense_state(p.shape, state)
+
+
+@contextmanager
+def _told(owner: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"the saved state of {owner}: {error}") from error
 
 
 def check_ranks_kept(layers: list[NamedLayer], state: Mapping[Tensor, Any]) -> None:

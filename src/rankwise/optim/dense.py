@@ -1,5 +1,6 @@
 """AdamW for the parameters that are not factors, on torch's own kernel."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -7,6 +8,17 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from rankwise.distributed.sharded import is_sharded
+from rankwise.optim.remembered import check_tensor, check_whole
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def check_state(shape: Sequence[int], state: Mapping[str, Any]) -> None:
+    """ValueError, naming the entry, for a saved state from which AdamW cannot go on."""
+    if check_whole(MOMENTS, state):
+        check_tensor("exp_avg", state["exp_avg"], shape)
+        check_tensor("exp_avg_sq", state["exp_avg_sq"], shape, positive=True)
+        check_tensor("step", state["step"], (), positive=True)
 
 
 def adamw_(
@@ -23,7 +35,7 @@ def _step_(
     parameters: list[Tensor], state: dict[Tensor, dict[str, Any]], group: dict[str, Any]
 ) -> None:
     for p in parameters:
-        if not state[p]:
+        if MOMENTS[0] not in state[p]:
             state[p].update(
                 step=torch.tensor(0.0),
                 exp_avg=torch.zeros_like(p),

@@ -37,6 +37,7 @@ from rankwise.optim.conditioning import Conditioning, shaping
 from rankwise.optim.continuing import (
     check_parts,
     check_ranks_kept,
+    check_remembered,
     check_saved_ranks,
     saved_parts,
     take_over,
@@ -435,6 +436,8 @@ class Optimizer(torch.optim.Optimizer):
         own = saved_parts(state_dict)
         check_parts(own, rule=self.rule, integrator=self.integrator, control=self.control)
         super().load_state_dict(state_dict)
+        check_saved_ranks(self.layers, self.state)
+        check_remembered(self.layers, self.state, self.rule, self.control)
         take_over(self.state)
         shard_(self.state)
         self.steps, self.skipped = own["steps"], own["skipped"]
@@ -444,7 +447,6 @@ class Optimizer(torch.optim.Optimizer):
         self._begun = False
         if all(owner_of(layer) is self for _, layer in self.layers):
             self._let_rest()
-        check_saved_ranks(self.layers, self.state)
 
 
 def _decay(groups: Iterable[dict[str, Any]]) -> float:

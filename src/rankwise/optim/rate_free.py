@@ -34,10 +34,20 @@ from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.given import check_number
 from rankwise.numerics.manifold import TangentVector
 from rankwise.optim.dense import adamw_
+from rankwise.optim.remembered import (
+    Shapes,
+    check_count,
+    check_size,
+    check_tensor,
+    check_tensors,
+    check_triple,
+    check_whole,
+)
 from rankwise.optim.step_control import StepControl, weight_norm
 from rankwise.optim.update_rule import State
 
 SMALL = 0.5
+REMEMBERED = ("origin", "size", "farthest", "root", "taken", "before")
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,16 @@ class RateFree(StepControl):
         for state in states:
             state["farthest"] = farthest.to(state["farthest"].device)
 
+    def check_state(self, shapes: Shapes, state: State) -> None:
+        if not check_whole(REMEMBERED, state):
+            return
+        check_size("size", state["size"])
+        check_count("taken", state["taken"], 1)
+        for name in ("farthest", "root", "before"):
+            check_tensor(name, state[name], (), positive=True)
+        if state["origin"] != ():
+            _check_origin(shapes, state["origin"])
+
     def length(
         self,
         layer: LowRankModule,
@@ -139,6 +159,14 @@ def _way(f: Any, gradient: TangentVector, state: State) -> Tensor:
         origin = f._make(state["origin"])
         gone, along = f.distance(origin), along - gradient.inner_product(f, origin)
     return torch.stack([(gone / state["size"]).square(), along])
+
+
+def _check_origin(shapes: Shapes, origin: Any) -> None:
+    """The ranks are those of the start."""
+    check_triple("origin", origin)
+    ranks = [t.shape[-1] if t.ndim else 0 for t in origin[::2]]
+    core = (*ranks, *shapes.core[2:])
+    check_tensors("origin", origin, ((shapes.U[0], ranks[0]), core, (shapes.V[0], ranks[1])))
 
 
 def _course(group: dict[str, Any]) -> float:

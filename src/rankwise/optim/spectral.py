@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rankwise.numerics.manifold import Point, T
 from rankwise.numerics.spectrum import spectral_power
+from rankwise.optim.remembered import Shapes, check_count
 from rankwise.optim.update_rule import (
     State,
     UpdateRule,
@@ -54,6 +55,11 @@ class Spectral(UpdateRule):
     def observe(self, f: Point, gradient: T, state: State) -> None:
         state["step"] = state.get("step", 0) + 1
         accumulate(state, gradient, keep=self.momentum, add=1 - self.momentum)
+
+    def check_state(self, shapes: Shapes, state: State) -> None:
+        super().check_state(shapes, state)
+        if "step" in state:
+            check_count("step", state["step"], 1)
 
     def fresh(self, f: Point, gradient: T, state: State) -> T:
         return newest(gradient, keep=self.momentum, step=state["step"])

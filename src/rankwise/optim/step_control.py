@@ -10,6 +10,7 @@ from rankwise.distributed.sharded import is_sharded, whole
 from rankwise.nn.base import frozen_weight, is_transposed, own_class
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.manifold import TangentVector
+from rankwise.optim.remembered import Shapes
 from rankwise.optim.update_rule import State
 
 
@@ -31,6 +32,10 @@ class StepControl(ABC):
 
         A step that was skipped for a non-finite gradient comes again under its number `step`.
         """
+        return
+
+    def check_state(self, shapes: Shapes, state: State) -> None:
+        """ValueError, naming the entry, for a saved `state` from which no step can go on."""
         return
 
     @abstractmethod

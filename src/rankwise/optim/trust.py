@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.optim.dense import adamw_
+from rankwise.optim.remembered import Shapes, check_size
 from rankwise.optim.step_control import StepControl, weight_norm
 from rankwise.optim.update_rule import State
 
@@ -28,6 +29,10 @@ class Trust(StepControl):
     """`lr` times the norm of the weight, at most `max_step` of it; dense parameters by AdamW."""
 
     default_lr: ClassVar[float] = DEFAULT_LR
+
+    def check_state(self, shapes: Shapes, state: State) -> None:
+        if "weight_norm" in state:
+            check_size("weight_norm", state["weight_norm"])
 
     def length(
         self,

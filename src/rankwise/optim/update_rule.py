@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rankwise.numerics.given import check_number
 from rankwise.numerics.manifold import Point, T, TangentVector
+from rankwise.optim.remembered import Shapes, check_tensors, check_whole
 
 State = dict[str, Any]
 """What a rule remembers of one layer: tensors and numbers, saved with the optimizer."""
@@ -69,6 +70,12 @@ class UpdateRule(ABC):
     def core(self, core: Tensor) -> Tensor:
         """Last change to the direction, as a core in the augmented bases, (<= 2r, <= 2r, ...)."""
         return core
+
+    def check_state(self, shapes: Shapes, state: State) -> None:
+        """ValueError, naming the entry, for a saved `state` from which no step can go on."""
+        if check_whole(self.remembers, state) and "momentum" in self.remembers:
+            U, core, V = shapes
+            check_tensors("momentum", state["momentum"], (U, V, core))
 
     def transport(self, old: Point, new: Point, gradient: TangentVector, state: State) -> None:
         """Move what `state` holds of the tangent space at `old`, that of `gradient`, to `new`."""

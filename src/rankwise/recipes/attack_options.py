@@ -7,6 +7,7 @@ from typing import Any
 
 from rankwise.recipes.attacks import ATTACKS
 from rankwise.recipes.folder import POSITIONAL, require
+from rankwise.recipes.seed import check_seed
 
 DEFAULT_EPOCHS = 5
 DEFAULT_DATA = "fashion-mnist"
@@ -73,7 +74,7 @@ class AttackSettings:
         norm = self.max_norm
         finite = norm is None or 0 < norm < float("inf")
         require(finite, "max_norm", "must be finite and positive", norm)
-        require(self.seed >= 0, "seed", "must not be negative", self.seed)
+        check_seed(self.seed)
         if self.epochs is not None and self.steps is not None:
             raise ValueError("--epochs and --steps both say how long; give one of them")
         if self.resume and self.overwrite:

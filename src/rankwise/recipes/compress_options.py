@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rankwise.recipes.folder import require
+from rankwise.recipes.seed import check_seed
 
 DEFAULT_KEEP = 0.7
 
@@ -79,6 +80,7 @@ class CompressOptions:
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         require(self.heal_steps >= 0, "heal_steps", "must not be negative", self.heal_steps)
+        check_seed(self.seed)
         require(0 < self.lr < float("inf"), "lr", "must be finite and positive", self.lr)
         require(self.keep is None or 0 < self.keep < 1, "keep", "must be in (0, 1)", self.keep)
         rise, weight = self.tolerance, self.distill

@@ -9,10 +9,11 @@ from typing import Any
 
 from rankwise.check.finding import Findings
 from rankwise.io.atomic import write_text
-from rankwise.recipes.folder import METRICS, require
+from rankwise.recipes.folder import METRICS
 from rankwise.recipes.installation import installation_findings
 from rankwise.recipes.packages import cache_folder
 from rankwise.recipes.run_findings import findings_of
+from rankwise.recipes.seed import check_seed
 from rankwise.recipes.trials import trial_findings
 from rankwise.report.machine import versions
 
@@ -39,7 +40,7 @@ def doctor(options: DoctorOptions) -> Findings:
 
     Raises ValueError or FileNotFoundError where there is nothing to examine.
     """
-    require(options.seed >= 0, "seed", "must not be negative", options.seed)
+    check_seed(options.seed)
     if options.base is not None and options.subject is None:
         raise ValueError("--base is the model of an adapter: name the adapter or run as well")
     start = time.perf_counter()

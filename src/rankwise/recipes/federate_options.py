@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rankwise.recipes.folder import require
+from rankwise.recipes.seed import check_seed
 from rankwise.recipes.split import LEAST_ALPHA
 
 Correction = Literal["none", "simplified", "full"]
@@ -90,7 +91,7 @@ class FederateOptions:
         require(0 < share <= 1, "participation", "must be in (0, 1]", share)
         capped = self.max_rank is None or self.rank <= self.max_rank
         require(capped, "rank", f"must be at most --max-rank {self.max_rank}", self.rank)
-        require(self.seed >= 0, "seed", "must not be negative", self.seed)
+        check_seed(self.seed)
         self._check_compare()
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a run and --overwrite discards it; give one")

@@ -10,6 +10,7 @@ from rankwise.optim.spectral import Spectral
 from rankwise.optim.trust import DEFAULT_LR
 from rankwise.optim.update_rule import SGD, HeavyBall, UpdateRule
 from rankwise.recipes.folder import require
+from rankwise.recipes.seed import check_seed
 
 RULES: dict[str, type[UpdateRule]] = {
     "adam": Adam,
@@ -132,6 +133,7 @@ class FinetuneOptions:
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         require(self.rewinds >= 0, "rewinds", "must not be negative", self.rewinds)
+        check_seed(self.seed)
         for name in ("lr", "head_lr", "weight_decay"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), name, "must be finite and not negative", value)

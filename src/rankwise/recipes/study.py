@@ -27,6 +27,7 @@ from rankwise.optim.update_rule import SGD
 from rankwise.recipes.digits import Digits, low_rank_perceptron, mnist_5k
 from rankwise.recipes.folder import finish
 from rankwise.recipes.matrix_problems import descend_on_factors, flow, follow, sensing
+from rankwise.recipes.seed import check_seed
 from rankwise.recipes.trace import Trace
 from rankwise.report.markdown import markdown
 from rankwise.report.study_figure import draw_study
@@ -91,6 +92,7 @@ class StudyOptions:
             raise ValueError(f"--lr must be positive, got {self.lr:g}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"--steps must be at least 1, got {self.steps}")
+        check_seed(self.seed)
 
 
 def study(options: StudyOptions, say: Callable[[str], None]) -> list[Trace]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rankwise.optim.conditioning import Conditioning, ConditionLimit, NormLimit, SpreadPenalty
 from rankwise.recipes.folder import require
+from rankwise.recipes.seed import check_seed
 
 DEFAULT_KEEP = 0.1
 DEFAULT_LR = 0.03
@@ -85,6 +86,7 @@ class TrainOptions:
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
         require(self.rewinds >= 0, "rewinds", "must not be negative", self.rewinds)
+        check_seed(self.seed)
         require(0 < self.lr < float("inf"), "lr", "must be finite and positive", self.lr)
         require(self.keep is None or 0 < self.keep < 1, "keep", "must be in (0, 1)", self.keep)
         decay, rtol = self.weight_decay, self.tolerance

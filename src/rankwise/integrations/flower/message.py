@@ -7,6 +7,7 @@ agree, and no answer before it has the names, shapes and types that were asked f
 """
 
 import math
+import warnings
 from io import BytesIO
 
 import torch
@@ -63,7 +64,10 @@ def inconsistency(array: Array) -> str | None:
     try:
         if npy.read_magic(file) != (1, 0):
             return "is of an unknown version of the npy format"
-        shape, _, dtype = npy.read_array_header_1_0(file)
+        with warnings.catch_warnings():
+            # NumPy warns of headers as Python 2 wrote them, once for each message that has one.
+            warnings.simplefilter("error")
+            shape, _, dtype = npy.read_array_header_1_0(file)
     except Exception:
         # NumPy parses the header as Python's: also TokenError, RecursionError, MemoryError.
         return "has no readable header"

@@ -1,0 +1,57 @@
+"""What a federated server has saved of itself."""
+
+import copy
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import rankwise as rw
+from loader import Loader
+from mutate import of_tensors
+from of_models import network
+from rankwise.federated import Client, FeDLRT, FullCorrection, Samples, Server, run
+
+METHOD = FeDLRT(correction=FullCorrection(), lr=0.1, steps=1)
+CLIENTS = ("a", "b")
+
+
+@cache
+def start() -> nn.Sequential:
+    model = copy.deepcopy(network())
+    rw.adapt_(model, rank=2, select=["0"], train=["2"])
+    return model
+
+
+def server() -> Server:
+    return Server(copy.deepcopy(start()), METHOD, CLIENTS)
+
+
+def client(name: str) -> Client:
+    draw = torch.Generator().manual_seed(CLIENTS.index(name))
+    x, y = torch.randn(8, 6, generator=draw), torch.randn(8, 4, generator=draw)
+    return Client(name, copy.deepcopy(start()), METHOD, loss, Samples(x, y))
+
+
+def loss(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (model(x) - y).square().mean()
+
+
+def server_seeds(folder: Path) -> list[bytes]:
+    own, path = server(), folder / "server.safetensors"
+    run(own, {name: client(name) for name in CLIENTS}, 1)
+    own.save(path)
+    return [path.read_bytes()]
+
+
+def read_server(content: bytes, folder: Path) -> None:
+    path = folder / "server.safetensors"
+    path.write_bytes(content)
+    own = server()
+    own.load(path)
+    # What is let in can go on; clients that diverge from it are left out, and a round may be void.
+    run(own, {name: client(name) for name in CLIENTS}, 1, watch=lambda record: None)
+
+
+LOADERS = (Loader("server", server_seeds, read_server, (of_tensors,)),)
