@@ -23,6 +23,7 @@ REASONS = {
     "exit status 3": "no damage could be made",
     "exit status 70": "out of time",
     "exit status 71": "out of memory",
+    "exit status 72": "interrupted",
     "killed by SIGPROF": "out of processor time",
 }
 """Of ways to end that `inside.py` and libFuzzer choose."""

@@ -100,6 +100,22 @@ def test_a_layer_s_state_that_no_step_can_go_on_from_is_refused(control, entry, 
         other.load_state_dict(state_dict)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [("betas", (0.9, 1.0)), ("betas", (NAN, 0.9)), ("betas", (0.9,)), ("betas", 0.9), ("eps", -1.0)]
+    + [("lr", -1.0), ("lr", "1"), ("weight_decay", NAN), ("max_step", 0.0)],
+)
+def test_options_that_nobody_could_give_are_refused_and_nothing_changes(name, value):
+    _, optimizer = trained("trust", 3)
+    state_dict = copy.deepcopy(optimizer.state_dict())
+    state_dict["param_groups"][0][name] = value
+    _, other = trained("trust", 0)
+    before = copy.deepcopy(other.state_dict())
+    with pytest.raises((ValueError, TypeError), match=name):
+        other.load_state_dict(state_dict)
+    assert other.state_dict() == before
+
+
 @pytest.mark.parametrize("entry, kind", [(e, k) for e, kinds in DENSE.items() for k in kinds])
 def test_a_dense_state_that_no_step_can_go_on_from_is_refused(entry, kind):
     _, optimizer = trained("trust", 3)

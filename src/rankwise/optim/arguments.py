@@ -15,7 +15,7 @@ from rankwise.optim.layers import NamedLayer
 from rankwise.optim.rank_rule import CycledRank, RankRule
 from rankwise.optim.rate_free import RateFree
 from rankwise.optim.step_control import StepControl
-from rankwise.optim.update_rule import SGD, UpdateRule
+from rankwise.optim.update_rule import SGD, UpdateRule, check_unit_interval
 
 
 def check_closure(
@@ -149,12 +149,15 @@ def check_inputs_every(every: int, rule: UpdateRule, integrator: Integrator) -> 
 
 
 def check_options(group: dict[str, Any]) -> None:
-    for name in ("lr", "weight_decay", "max_step"):
+    for name in ("lr", "weight_decay", "max_step", "eps"):
         check_number(f"Optimizer({name}=...)", group[name])
-    for name, least in (("lr", 0.0), ("weight_decay", 0.0)):
-        if not group[name] >= least:
-            raise ValueError(
-                f"`Optimizer({name}=...)` must be at least {least:g}, got {group[name]}"
-            )
+    for name in ("lr", "weight_decay", "eps"):
+        if not group[name] >= 0.0:
+            raise ValueError(f"`Optimizer({name}=...)` must be at least 0, got {group[name]}")
+    betas = group["betas"]
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"'betas' of a group must be two numbers, got {betas!r}")
+    for beta in betas:
+        check_unit_interval("Optimizer", "betas", beta)
     if not group["max_step"] > 0:
         raise ValueError(f"`Optimizer(max_step=...)` must be positive, got {group['max_step']}")

@@ -435,6 +435,8 @@ class Optimizer(torch.optim.Optimizer):
         """Continue from `state_dict`; load the model first, for its ranks must be those saved."""
         own = saved_parts(state_dict)
         check_parts(own, rule=self.rule, integrator=self.integrator, control=self.control)
+        for group in state_dict["param_groups"]:
+            check_options({**self.defaults, **group})
         super().load_state_dict(state_dict)
         check_saved_ranks(self.layers, self.state)
         check_remembered(self.layers, self.state, self.rule, self.control)

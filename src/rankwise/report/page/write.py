@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,6 +124,7 @@ def _shown(run: Run) -> dict[str, Any]:
     }
 
 
+@cache  # Compiling it takes longer than all else of a page.
 def _template() -> Any:
     # A dependency of torch.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
