@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rankwise.distributed.sharded import all_finite
+from rankwise.distributed.team import Alone
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.svd import detours
@@ -17,6 +18,7 @@ from rankwise.optim.layers import NamedLayer
 from rankwise.optim.rank_rule import RankRule
 from rankwise.optim.snapshot import Snapshot, snapshot
 from rankwise.optim.step_control import variance_preserving, weight_norm
+from rankwise.optim.together import replicas_of
 
 MEND = (
     "Lower `lr`, clip by `optimizer.clip_gradient_(1.0)`, look at the data of these steps, and go "
@@ -80,10 +82,13 @@ class Watch:
             return met
         found = examined(self._layers)
         now = held()
-        trouble = self._trouble(found, now)
+        # Unlike machines may see the same numbers on either side of a bound.
+        team = replicas_of(self._layers) or Alone()
+        trouble = team.first_told(self._trouble(found, now))
         if trouble:
             return self.back(held, steps, trouble)
-        worn = [n for n, e in enumerate(found) if e.defect > self.guard.max_defect]
+        flags = team.agreed([e.defect > self.guard.max_defect for e in found])
+        worn = [n for n, flag in enumerate(flags) if flag]
         for n in worn:
             layer = self._layers[n].layer
             layer.set_factors_(layer.factors().orthonormalised())
@@ -131,16 +136,20 @@ class Watch:
 
     def _trouble(self, found: Sequence[Examined], held: Held) -> str:
         """What cannot be repaired, "" for nothing."""
-        for (name, layer), before, e in zip(self._layers, self._sizes, found, strict=True):
+        # Both go through what is sharded, together with others, whatever is found here.
+        sound = all_finite([*held.dense, *moments(held.states)])
+        usual = [
+            max(usual_norm(layer, held.states), variance_preserving(layer))
+            for _, layer in self._layers
+        ]
+        sizes = map(max, usual, self._sizes)
+        for (name, _), size, e in zip(self._layers, sizes, found, strict=True):
             # NaN compares false.
             if not (e.defect < 0.5 and e.norm < float("inf")):
                 return f"the factors of layer {name!r} are no longer finite, or no bases"
-            if e.norm == 0:
-                continue
-            size = max(usual_norm(layer, held.states), variance_preserving(layer), before)
             if e.norm > self.guard.growth * size:
                 return f"layer {name!r} has exploded, to {e.norm / size:.3g} times its norm"
-        if not all_finite([*held.dense, *moments(held.states)]):
+        if not sound:
             return "a parameter or a moment of the optimizer is not finite"
         return ""
 
