@@ -26,12 +26,12 @@ def append_line(path: Path, line: Line) -> None:
     """Add one step; ValueError for a link, which may lead anywhere."""
     if path.is_symlink():
         raise ValueError(f"{path} is a link, which is not written through: remove it")
-    append_text(path, _text(line))
+    append_text(path, text_of(line))
 
 
 def write_history(path: Path, lines: list[Line]) -> None:
     """All steps, atomically."""
-    write_text(path, "".join(map(_text, lines)))
+    write_text(path, "".join(map(text_of, lines)))
 
 
 def read_history(path: Path) -> list[Line]:
@@ -75,6 +75,7 @@ def truncate_history(path: Path, steps: int) -> list[Line]:
     return lines
 
 
-def _text(line: Line) -> str:
+def text_of(line: Line) -> str:
+    """A step as it is written."""
     told = {k: line[k] if isfinite(line[k]) else None for k in ALWAYS_NUMBERS if k in line}
     return json.dumps(line | told) + "\n"
