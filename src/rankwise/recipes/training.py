@@ -19,7 +19,7 @@ from rankwise.io.json_object import short
 from rankwise.io.training import load_training, save_training
 from rankwise.optim.layers import numbers_held
 from rankwise.optim.optimizer import Optimizer
-from rankwise.recipes.records import Records
+from rankwise.recipes.history_sum import HistorySum, check_history
 from rankwise.report.history import HISTORY, Line, read_history
 from rankwise.report.recorder import RUN, Recorder
 
@@ -98,7 +98,7 @@ def train(
     """
     recorder = Recorder(run.files, run.optimizer, parameters=run.parameters)
     history = _restored(run, recorder) if resume else []
-    records = Records(run.folder, history)
+    told = HistorySum(history)
     for line in history:
         report(line)
     run.enter(run.model)
@@ -108,10 +108,10 @@ def train(
             if step == run.steps:
                 line = recorder.close() or line
             history.append(line)
-            records.add(line)
+            told.add(line)
             report(line)
             if step % run.save_every == 0 or step == run.steps or asked():
-                _save(run, step, records)
+                _save(run, step, str(told))
             if asked():
                 raise Interrupted(step, run.folder)
     recorder.close()
@@ -128,7 +128,7 @@ def _step(run: Run, loss_at: Callable[[int], Tensor], step: int, recorder: Recor
     return recorder.step(loss.detach(), time.perf_counter() - start)
 
 
-def _save(run: Run, step: int, records: Records) -> None:
+def _save(run: Run, step: int, history: str) -> None:
     # A checkpoint that is there after a power failure needs the lines of its steps.
     flush(run.files / HISTORY)
     save_training(
@@ -136,7 +136,7 @@ def _save(run: Run, step: int, records: Records) -> None:
         model=run.model,
         optimizer=run.optimizer,
         scheduler=run.scheduler,
-        progress={"step": step, "identity": run.identity, "sums": records.sums()},
+        progress={"step": step, "identity": run.identity, "history": history},
         keep=run.keep,
     )
     (run.files / FORMER).unlink(missing_ok=True)
@@ -162,8 +162,9 @@ def _restored(run: Run, recorder: Recorder) -> list[Line]:
         raise ValueError(f"{path}: the run was started with other {' and '.join(changed)}")
     if type(step) is not int or not 0 <= step <= run.steps:
         raise ValueError(f"{path}: it is of step {short(step)}, the run has {run.steps}")
-    lines = (line for line in read_history(run.files / HISTORY) if line["step"] <= step)
-    Records(run.folder, lines).check(progress.get("sums"), path)
+    file = run.files / HISTORY
+    lines = [line for line in read_history(file) if line["step"] <= step]
+    check_history(file, lines, progress.get("history"), path)
     return recorder.resume(step)
 
 
