@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rankwise.distributed.sharded import all_finite
+from rankwise.distributed.sharded import all_finite, finite_here
 from rankwise.distributed.team import Alone
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.factors import orthonormality_defect
@@ -41,8 +41,8 @@ class Examined(NamedTuple):
 class Held(NamedTuple):
     """What an optimizer has beside its layers."""
 
-    dense: Sequence[Tensor]
-    """Its other parameters."""
+    beside: Mapping[str, Tensor]
+    """Its other parameters, and the running statistics of norms, by name."""
     states: Any
     """What it remembers, by parameter."""
     rank_rule: RankRule
@@ -132,12 +132,12 @@ class Watch:
     def _keep(self, held: Callable[[], Held], steps: int) -> None:
         if self.guard.rewinds:
             now = held()
-            self._good = steps, snapshot(self._layers, now.dense, now.states)
+            self._good = steps, snapshot(self._layers, now.beside.values(), now.states)
 
     def _trouble(self, found: Sequence[Examined], held: Held) -> str:
         """What cannot be repaired, "" for nothing."""
         # Both go through what is sharded, together with others, whatever is found here.
-        sound = all_finite([*held.dense, *moments(held.states)])
+        sound = all_finite([*held.beside.values(), *moments(held.states)])
         usual = [
             max(usual_norm(layer, held.states), variance_preserving(layer))
             for _, layer in self._layers
@@ -149,9 +149,13 @@ class Watch:
                 return f"the factors of layer {name!r} are no longer finite, or no bases"
             if e.norm > self.guard.growth * size:
                 return f"layer {name!r} has exploded, to {e.norm / size:.3g} times its norm"
-        if not sound:
-            return "a parameter or a moment of the optimizer is not finite"
-        return ""
+        return "" if sound else f"{_broken(held)} is not finite"
+
+
+def _broken(held: Held) -> str:
+    """What is not finite on this process."""
+    names = (repr(name) for name, t in held.beside.items() if not finite_here(t))
+    return next(names, "a moment of the optimizer, or what another process holds,")
 
 
 def usual_norm(layer: LowRankModule, states: Any) -> float:
