@@ -18,6 +18,10 @@ class Incidents(NamedTuple):
     bounded: int = 0
     """Examinations that found the ranks of all layers at a bound of the rank rule."""
 
+    def plus(self, more: "Incidents") -> "Incidents":
+        """Both together."""
+        return Incidents(*(own + new for own, new in zip(self, more, strict=True)))
+
 
 def met(incidents: Incidents) -> dict[str, int]:
     """Those that there were, by name."""

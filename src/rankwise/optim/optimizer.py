@@ -325,7 +325,7 @@ class Optimizer(torch.optim.Optimizer):
                     yield p.grad
 
     def _met(self, new: Incidents) -> None:
-        self.incidents = Incidents(*map(sum, zip(self.incidents, new, strict=True)))
+        self.incidents = self.incidents.plus(new)
 
     def _dense(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
         """Each group, and what of it is no factor."""

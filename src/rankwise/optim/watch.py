@@ -86,7 +86,7 @@ class Watch:
         team = replicas_of(self._layers) or Alone()
         trouble = team.first_told(self._trouble(found, now))
         if trouble:
-            return self.back(held, steps, trouble)
+            return met.plus(self.back(held, steps, trouble))
         flags = team.agreed([e.defect > self.guard.max_defect for e in found])
         worn = [n for n, flag in enumerate(flags) if flag]
         for n in worn:
@@ -94,7 +94,7 @@ class Watch:
             layer.set_factors_(layer.factors().orthonormalised())
         self._sizes = [e.norm for e in found]
         self._keep(held, steps)
-        return met._replace(repaired=len(worn), bounded=self._look_at_ranks(now.rank_rule))
+        return met.plus(Incidents(len(worn), bounded=self._look_at_ranks(now.rank_rule)))
 
     def _look_at_ranks(self, rule: RankRule) -> int:
         bound = bound_that_holds(rule, self._layers)
@@ -130,8 +130,9 @@ class Watch:
         return Incidents(rewound=1)
 
     def _keep(self, held: Callable[[], Held], steps: int) -> None:
-        if self.guard.rewinds:
-            now = held()
+        now = held()
+        self._good = None
+        if now.rewound < self.guard.rewinds:
             self._good = steps, snapshot(self._layers, now.beside.values(), now.states)
 
     def _trouble(self, found: Sequence[Examined], held: Held) -> str:
