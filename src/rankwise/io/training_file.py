@@ -15,9 +15,11 @@ STATE_PREFIX = "state."
 MODEL_PREFIX = "model."
 
 
-def object_of(document: Document, key: str) -> dict[str, Any]:
+def object_of(
+    document: Document, key: str, default: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What the metadata has under `key`; ValueError unless that is an object."""
-    value = document.content.get(key)
+    value = document.content.get(key, default)
     if not isinstance(value, dict):
         raise ValueError(f"{document.path}: {key!r} of the metadata is {short(value)}, no object")
     return value
