@@ -25,11 +25,11 @@ with alone_in(Path(sys.argv[1])):
 def held(tmp_path):
     """A folder with another process in it."""
     folder = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", HOLDS, folder], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"in\n"
-    yield folder, process
-    process.kill()
-    process.communicate()
+    command = [sys.executable, "-c", HOLDS, folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"in\n"
+        yield folder, process
+        process.kill()
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone_even_by_force(held):
@@ -38,7 +38,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone_even_by_force(held)
         with alone_in(folder):
             pass
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()
     with alone_in(folder):
         assert list(folder.iterdir()) == []
 
