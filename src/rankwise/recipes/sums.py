@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rankwise.check.finding import Finding, fault, fine, some, warning
 from rankwise.io.atomic import TEMPORARY, write_text
+from rankwise.io.ordinary import ordinary
 
 SUMS = "SHA256SUMS"
 MADE_LATER = ("report.html",)
@@ -67,7 +68,8 @@ def sums_findings(folder: Path) -> list[Finding]:
 
 def _told(file: Path) -> tuple[dict[str, str], bool]:
     """The sums by name; and whether there are lines that are none."""
-    lines = file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+    with open(file, encoding="utf-8", errors="surrogateescape", opener=ordinary) as opened:
+        lines = opened.read().split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     matches = [LINE.fullmatch(line) for line in lines]
     wanted = {m[2]: m[1] for m in matches if m and _within(m[2])}

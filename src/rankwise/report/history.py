@@ -8,6 +8,7 @@ from typing import Any
 
 from rankwise.io.atomic import append_text, write_text
 from rankwise.io.json_object import parsed
+from rankwise.io.ordinary import ordinary
 from rankwise.report.fields import CURVE, check_fields
 
 HISTORY = "history.jsonl"
@@ -58,7 +59,8 @@ def _texts(path: Path) -> list[str]:
     if not path.exists():
         return []
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8", opener=ordinary) as file:
+            return file.read().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
