@@ -118,7 +118,7 @@ def opened(path: Path, asked: str = "") -> Iterator[Any]:
     except OSError as error:
         if error.filename is not None:
             raise
-        raise OSError(error.errno, f"{asked}could not be read: {error}", str(path)) from error
+        raise OSError(f"{asked}{path} could not be read: {error}") from error
     except SafetensorError as error:
         raise Damaged(
             f"{asked}{path} is damaged: it is not a whole safetensors file: {error}"
