@@ -38,7 +38,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _locked(folder: Path) -> int | None:
-    if fcntl is None or not folder.is_dir():
+    if fcntl is None or not os.access(folder, os.R_OK) or not folder.is_dir():
         return None
     descriptor = os.open(folder, os.O_RDONLY)
     try:
