@@ -129,10 +129,21 @@ def test_files_that_belong_together_are_replaced_together(tmp_path):
     assert one.read_text() == two.read_text() == "old"
 
 
-def test_of_files_that_belong_together_the_one_that_is_read_first_comes_last(tmp_path, monkeypatch):
-    one, two = tmp_path / "one", tmp_path / "two"
+def pair(folder: Path) -> tuple[Path, Path]:
+    one, two = folder / "one", folder / "two"
     one.write_text("old")
     two.write_text("old")
+    return one, two
+
+
+def replace_both(one: Path, two: Path) -> None:
+    with replacing_together([one, two]) as (first, second):
+        first.write_text("new")
+        second.write_text("new")
+
+
+def test_of_files_that_belong_together_the_one_that_is_read_first_comes_last(tmp_path, monkeypatch):
+    one, two = pair(tmp_path)
     seen, rename = [], os.replace
 
     def watched(source, target):
@@ -140,11 +151,44 @@ def test_of_files_that_belong_together_the_one_that_is_read_first_comes_last(tmp
         rename(source, target)
 
     monkeypatch.setattr(os, "replace", watched)
-    with replacing_together([one, two]) as (first, second):
-        first.write_text("new")
-        second.write_text("new")
-    assert seen == [{"one": "old"}, {"one": "new"}]
+    replace_both(one, two)
+    assert seen == [{"one": "old", "two": "old"}, {"one": "old"}, {}, {"one": "new"}]
+    assert names(tmp_path) == ["one", "two"]
     assert two.read_text() == "new"
+
+
+@pytest.mark.parametrize("last", range(4))
+def test_a_rename_that_the_system_refuses_leaves_both_as_they_were(tmp_path, monkeypatch, last):
+    one, two = pair(tmp_path)
+    calls, rename = [], os.replace
+
+    def refused(source, target):
+        calls.append(source)
+        if len(calls) == last + 1:
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(PermissionError, match="what was there is as it was"):
+        replace_both(one, two)
+    assert names(tmp_path) == ["one", "two"]
+    assert one.read_text() == two.read_text() == "old"
+
+
+def test_what_cannot_be_put_back_is_told_with_its_place(tmp_path, monkeypatch):
+    one, two = pair(tmp_path)
+    calls, rename = [], os.replace
+
+    def refused(source, target):
+        calls.append(source)
+        if len(calls) > 2:
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(OSError, match=r"one could not be put back .*: it is .*\.one\..*tmp"):
+        replace_both(one, two)
+    assert all(p.read_text() == "old" for p in tmp_path.iterdir())
 
 
 def test_names_are_flushed_to_the_disk_with_the_files(tmp_path, monkeypatch):

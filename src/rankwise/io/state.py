@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from rankwise.distributed.anchor import is_anchor
@@ -21,13 +20,13 @@ from rankwise.io.stored import (
     check_names,
     check_shape,
     described,
-    join,
     kind_of,
 )
 from rankwise.nn.base import is_transposed
 from rankwise.nn.conv1d import LowRankConv1d
 from rankwise.nn.embedding import LowRankEmbedding
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
+from rankwise.nn.statistics import running_statistics
 from rankwise.numerics.fingerprint import fingerprint
 
 
@@ -144,16 +143,6 @@ def dense_trained(model: nn.Module) -> dict[str, nn.Parameter]:
         n: p
         for n, p in model.named_parameters()
         if p.requires_grad and id(p) not in factors and not is_anchor(n)
-    }
-
-
-def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers that a forward pass in training changes: those of batch and instance norms."""
-    return {
-        join(name, key): buffer
-        for name, module in model.named_modules()
-        if isinstance(module, _NormBase)
-        for key, buffer in module.named_buffers(recurse=False)
     }
 
 

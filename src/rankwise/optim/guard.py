@@ -18,6 +18,10 @@ class Incidents(NamedTuple):
     bounded: int = 0
     """Examinations that found the ranks of all layers at a bound of the rank rule."""
 
+    def plus(self, more: "Incidents") -> "Incidents":
+        """Both together."""
+        return Incidents(*(own + new for own, new in zip(self, more, strict=True)))
+
 
 def met(incidents: Incidents) -> dict[str, int]:
     """Those that there were, by name."""
@@ -30,13 +34,14 @@ class Guard:
 
     A step whose gradient is not finite, or so large that its squares are not, is skipped. Now and
     then all layers are examined, for which the device is waited for: bases that have lost
-    their orthonormality are repaired, the weight unchanged. Where factors or moments are not
-    finite, a core has exploded, or no step has been possible for long, there is nothing to repair:
-    training goes back to where the last examination found all well, or ends with an error. Where
-    ranks stay at a bound, so that it is not the layers that decide them, there is a warning.
+    their orthonormality are repaired, the weight unchanged. Where factors, other parameters,
+    running statistics of norms or moments are not finite, a core has exploded, or no step has been
+    possible for long, there is nothing to repair: training goes back to where the last examination
+    found all well, or ends with an error. Where ranks stay at a bound, so that it is not the layers
+    that decide them, there is a warning.
 
-    Going back restores all that is trained, and the moments; the count of steps, the schedule and
-    the data go on, so that the batches that led astray do not come again.
+    Going back restores all that is trained, running statistics and the moments; the count of steps,
+    the schedule and the data go on, so that the batches that led astray do not come again.
 
     Args:
         every: steps between two examinations, >= 1.

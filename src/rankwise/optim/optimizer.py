@@ -13,6 +13,7 @@ from rankwise.distributed.sharded import all_usable, shard_
 from rankwise.integrators.integrator import Integrator
 from rankwise.integrators.parallel_bug import ParallelBUG
 from rankwise.nn.low_rank import LowRankModule
+from rankwise.nn.statistics import running_statistics
 from rankwise.numerics.given import check_number
 from rankwise.numerics.manifold import TangentVector
 from rankwise.numerics.retract import whole
@@ -325,7 +326,7 @@ class Optimizer(torch.optim.Optimizer):
                     yield p.grad
 
     def _met(self, new: Incidents) -> None:
-        self.incidents = Incidents(*map(sum, zip(self.incidents, new, strict=True)))
+        self.incidents = self.incidents.plus(new)
 
     def _dense(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
         """Each group, and what of it is no factor."""
@@ -336,8 +337,11 @@ class Optimizer(torch.optim.Optimizer):
         ]
 
     def _held(self) -> Held:
+        names = {id(p): name for name, p in self._model.named_parameters()}
         dense = [p for _, own in self._dense() for p in own]
-        return Held(dense, self.state, self.rank_rule, self.incidents.rewound)
+        beside = {names.get(id(p), f"parameter {i}"): p for i, p in enumerate(dense)}
+        beside |= running_statistics(self._model)
+        return Held(beside, self.state, self.rank_rule, self.incidents.rewound)
 
     def _present(self, integrator: Integrator) -> list[Moving]:
         """All layers that have a gradient."""

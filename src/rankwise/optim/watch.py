@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rankwise.distributed.sharded import all_finite
+from rankwise.distributed.sharded import all_finite, finite_here
+from rankwise.distributed.team import Alone
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.svd import detours
@@ -17,6 +18,7 @@ from rankwise.optim.layers import NamedLayer
 from rankwise.optim.rank_rule import RankRule
 from rankwise.optim.snapshot import Snapshot, snapshot
 from rankwise.optim.step_control import variance_preserving, weight_norm
+from rankwise.optim.together import replicas_of
 
 MEND = (
     "Lower `lr`, clip by `optimizer.clip_gradient_(1.0)`, look at the data of these steps, and go "
@@ -39,8 +41,8 @@ class Examined(NamedTuple):
 class Held(NamedTuple):
     """What an optimizer has beside its layers."""
 
-    dense: Sequence[Tensor]
-    """Its other parameters."""
+    beside: Mapping[str, Tensor]
+    """Its other parameters, and the running statistics of norms, by name."""
     states: Any
     """What it remembers, by parameter."""
     rank_rule: RankRule
@@ -80,16 +82,19 @@ class Watch:
             return met
         found = examined(self._layers)
         now = held()
-        trouble = self._trouble(found, now)
+        # Unlike machines may see the same numbers on either side of a bound.
+        team = replicas_of(self._layers) or Alone()
+        trouble = team.first_told(self._trouble(found, now))
         if trouble:
-            return self.back(held, steps, trouble)
-        worn = [n for n, e in enumerate(found) if e.defect > self.guard.max_defect]
+            return met.plus(self.back(held, steps, trouble))
+        flags = team.agreed([e.defect > self.guard.max_defect for e in found])
+        worn = [n for n, flag in enumerate(flags) if flag]
         for n in worn:
             layer = self._layers[n].layer
             layer.set_factors_(layer.factors().orthonormalised())
         self._sizes = [e.norm for e in found]
         self._keep(held, steps)
-        return met._replace(repaired=len(worn), bounded=self._look_at_ranks(now.rank_rule))
+        return met.plus(Incidents(len(worn), bounded=self._look_at_ranks(now.rank_rule)))
 
     def _look_at_ranks(self, rule: RankRule) -> int:
         bound = bound_that_holds(rule, self._layers)
@@ -125,24 +130,33 @@ class Watch:
         return Incidents(rewound=1)
 
     def _keep(self, held: Callable[[], Held], steps: int) -> None:
-        if self.guard.rewinds:
-            now = held()
-            self._good = steps, snapshot(self._layers, now.dense, now.states)
+        now = held()
+        self._good = None
+        if now.rewound < self.guard.rewinds:
+            self._good = steps, snapshot(self._layers, now.beside.values(), now.states)
 
     def _trouble(self, found: Sequence[Examined], held: Held) -> str:
         """What cannot be repaired, "" for nothing."""
-        for (name, layer), before, e in zip(self._layers, self._sizes, found, strict=True):
+        # Both go through what is sharded, together with others, whatever is found here.
+        sound = all_finite([*held.beside.values(), *moments(held.states)])
+        usual = [
+            max(usual_norm(layer, held.states), variance_preserving(layer))
+            for _, layer in self._layers
+        ]
+        sizes = map(max, usual, self._sizes)
+        for (name, _), size, e in zip(self._layers, sizes, found, strict=True):
             # NaN compares false.
             if not (e.defect < 0.5 and e.norm < float("inf")):
                 return f"the factors of layer {name!r} are no longer finite, or no bases"
-            if e.norm == 0:
-                continue
-            size = max(usual_norm(layer, held.states), variance_preserving(layer), before)
             if e.norm > self.guard.growth * size:
                 return f"layer {name!r} has exploded, to {e.norm / size:.3g} times its norm"
-        if not all_finite([*held.dense, *moments(held.states)]):
-            return "a parameter or a moment of the optimizer is not finite"
-        return ""
+        return "" if sound else f"{_broken(held)} is not finite"
+
+
+def _broken(held: Held) -> str:
+    """What is not finite on this process."""
+    names = (repr(name) for name, t in held.beside.items() if not finite_here(t))
+    return next(names, "a moment of the optimizer, or what another process holds,")
 
 
 def usual_norm(layer: LowRankModule, states: Any) -> float:

@@ -20,6 +20,7 @@ from rankwise.io.checkpoint import load, save
 from rankwise.io.json_object import read_object
 from rankwise.io.plain import save_plain
 from rankwise.nn.low_rank import low_rank_layers
+from rankwise.optim.guard import Guard
 from rankwise.optim.optimizer import Optimizer
 from rankwise.recipes.comparison import flops, latencies
 from rankwise.recipes.compress_options import CompressOptions
@@ -149,7 +150,8 @@ def _heal(
         return []
     weight = subject.distill if options.distill is None else options.distill
     # Second moments of the first few batches are rough: no step is longer than the rate says.
-    optimizer = Optimizer(model, lr=options.lr, max_step=options.lr)
+    guard = Guard(rewinds=options.rewinds)
+    optimizer = Optimizer(model, lr=options.lr, max_step=options.lr, guard=guard)
     run = Run(
         model=model,
         optimizer=optimizer,
@@ -210,6 +212,7 @@ def _metrics(
         "heal_loss": _tail_mean(history),
         "heal_seconds": sum(line["seconds"] for line in history),
         "steps": len(history),
+        "incidents": next((x["incidents"] for x in history[::-1] if "incidents" in x), {}),
         "peak_memory_bytes": peak_memory(),
         "seed": options.seed,
         "options": options.to_json(),

@@ -10,8 +10,9 @@ from torch import nn
 from rankwise.federated import Client, RoundRecord, Server
 from rankwise.io.atomic import flush
 from rankwise.recipes.classifier import Score
+from rankwise.recipes.history_sum import HistorySum, check_history
 from rankwise.recipes.training import Interrupted, asked_to_stop
-from rankwise.report.history import Line, append_line, truncate_history
+from rankwise.report.history import Line, append_line, read_history, truncate_history
 
 ROUNDS, CHECKPOINT = "rounds.jsonl", "server.safetensors"
 
@@ -49,11 +50,15 @@ def follow(course: Course, engine: Engine, report: Callable[[Line], None]) -> li
     server, file = course.server, course.folder / ROUNDS
     lines: list[Line] = []
     if course.begun:
-        server.load(course.folder / CHECKPOINT)
+        checkpoint = course.folder / CHECKPOINT
+        told = server.load(checkpoint).get("history")
+        known = [line for line in read_history(file) if line["step"] <= server.number]
+        check_history(file, known, told, checkpoint)
         lines = truncate_history(file, server.number)
     else:
         course.folder.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
+    written = HistorySum(lines)
     for line in lines:
         report(line)
     with asked_to_stop() as asked:
@@ -65,12 +70,13 @@ def follow(course: Course, engine: Engine, report: Callable[[Line], None]) -> li
             lines.append(line_of(record, server.model, course.score, seconds))
             # Before the checkpoint: after a kill between the two the line comes again.
             append_line(file, lines[-1])
+            written.add(lines[-1])
             report(lines[-1])
             number = record.number + 1
             if number % course.save_every == 0 or number == course.rounds or asked():
                 # After a power failure a state needs the lines of its rounds.
                 flush(file)
-                server.save(course.folder / CHECKPOINT)
+                server.save(course.folder / CHECKPOINT, {"history": str(written)})
             if asked():
                 raise Interrupted(number, course.run)
             begin = time.perf_counter()

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from rankwise.io.atomic import remove_temporaries, write_text
 from rankwise.io.json_object import read_object
-from rankwise.recipes.sums import SUMS, write_sums
+from rankwise.recipes.sums import SUMS, check_sum, write_sums
 
 OPTIONS, METRICS = "options.json", "metrics.json"
 POSITIONAL = {"positional": True}
@@ -100,6 +100,7 @@ def begin(options: RunOptions, names: Iterable[str]) -> None:
         else:
             (folder / name).unlink(missing_ok=True)
     write_text(folder / OPTIONS, json.dumps(options.to_json(), indent=2) + "\n")
+    write_sums(folder, [OPTIONS])
 
 
 def finish(folder: Path, metrics: Mapping[str, Any], only: Iterable[str] | None = None) -> None:
@@ -154,6 +155,7 @@ def _resumed(asked: Asked) -> Asked:
         raise ValueError(f"{folder} holds no run to resume; start one without --resume")
     if (folder / METRICS).exists():
         raise ValueError(f"the run in {folder} is finished; see {folder / METRICS}")
+    check_sum(folder, OPTIONS)
     written = read_options(file)
     foreign = sorted(written.keys() - asked.to_json().keys())
     if foreign:
