@@ -25,10 +25,17 @@ def network() -> nn.Sequential:
 
 
 @cache
-def adapted() -> nn.Sequential:
-    """Trained by two steps, so that no factor is zero."""
+def start() -> nn.Sequential:
+    """With an adapter and a part that trains, before the first step."""
     model = copy.deepcopy(network())
     rw.adapt_(model, rank=2, select=["0"], train=["2"])
+    return model
+
+
+@cache
+def adapted() -> nn.Sequential:
+    """Trained by two steps, so that no factor is zero."""
+    model = copy.deepcopy(start())
     optimizer = rw.Optimizer(model)
     for _ in range(2):
         train(model, optimizer)
@@ -37,8 +44,7 @@ def adapted() -> nn.Sequential:
 
 def training() -> tuple[nn.Module, Any, Any]:
     """A model, its optimizer and schedule."""
-    model = copy.deepcopy(network())
-    rw.adapt_(model, rank=2, select=["0"], train=["2"])
+    model = copy.deepcopy(start())
     optimizer = rw.Optimizer(model)
     return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2)
 

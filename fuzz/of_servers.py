@@ -2,27 +2,18 @@
 
 import copy
 import warnings
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
-import rankwise as rw
 from loader import Loader
 from mutate import of_tensors
-from of_models import network
+from of_models import start
 from rankwise.federated import Client, FeDLRT, FullCorrection, Samples, Server, run
 
 METHOD = FeDLRT(correction=FullCorrection(), lr=0.1, steps=1)
 CLIENTS = ("a", "b")
-
-
-@cache
-def start() -> nn.Sequential:
-    model = copy.deepcopy(network())
-    rw.adapt_(model, rank=2, select=["0"], train=["2"])
-    return model
 
 
 def server(clients: tuple[str, ...] = CLIENTS) -> Server:

@@ -64,7 +64,28 @@ def test_metrics_that_are_no_numbers_are_left_out(tmp_path):
     assert facts["accuracy"] is None and facts["loss"] is None
 
 
-@pytest.mark.parametrize("models", [[], {"a": {}}, {"a": {"accuracy": 1, "attacks": {"x": [[1]]}}}])
+def test_a_history_without_a_loss_is_drawn(tmp_path):
+    run = changed(tmp_path, "history.jsonl")
+    file = run / "history.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    told = [{k: v for k, v in line.items() if k != "loss"} | {"seconds": 1.0} for line in lines]
+    file.write_text("".join(json.dumps(line) + "\n" for line in told))
+    assert "Loss over time" in page_of(read_runs([run])).html
+
+
+@pytest.mark.parametrize("versions", [[[1, 2]], "2.0", {"torch": 2}])
+def test_versions_that_are_no_texts_are_refused(versions, tmp_path):
+    run = write_run(tmp_path / "run", metrics={"versions": versions})
+    with pytest.raises(ValueError, match="'versions' must be texts by names of packages"):
+        read_runs([run])
+
+
+ENDLESS = {"a": {"accuracy": 1, "attacks": {"x": [[float("inf"), 0.5]]}}}
+
+
+@pytest.mark.parametrize(
+    "models", [[], {"a": {}}, {"a": {"accuracy": 1, "attacks": {"x": [[1]]}}}, ENDLESS]
+)
 def test_an_attack_with_other_results_than_accuracies_is_refused(models, tmp_path):
     run = write_run(tmp_path / "run", metrics={"models": models})
     (run / "options.json").write_text(json.dumps({"attacks": ["fgsm"]}))

@@ -82,7 +82,8 @@ def _rank(value: Any) -> bool:
 
 
 def _pair(value: Any) -> bool:
-    return each(number)(value) and len(value) == 2
+    """The size of an attack, and an accuracy."""
+    return each(number)(value) and len(value) == 2 and isfinite(value[0])
 
 
 NUMBER = Field(maybe(number), "a number or null")
@@ -135,6 +136,9 @@ ABOUT: Mapping[str, Field] = {
 }
 """Of `run.json`."""
 
+ANY_METRICS: Mapping[str, Field] = {"versions": ABOUT["versions"]}
+"""Of the `metrics.json` of any command."""
+
 _ATTACKED = having(
     {
         "accuracy": number,
@@ -143,6 +147,7 @@ _ATTACKED = having(
 )
 
 ATTACK: Mapping[str, Field] = {
+    **ANY_METRICS,
     "models": Field(
         lambda value: (
             mapped(_ATTACKED)(value)

@@ -122,7 +122,7 @@ def _thin(curve: Curve, most: int) -> Curve:
 
 def _horizontal(ends: Sequence[float]) -> Scale:
     """From the first value to the last, with no room beyond."""
-    if min(ends) < max(ends):
+    if ends and min(ends) < max(ends):
         return Scale(min(ends), max(ends))
     return linear(ends)
 

@@ -9,6 +9,7 @@ from rankwise.io.json_object import read_object
 from rankwise.io.ordinary import ordinary
 from rankwise.report.fields import (
     ABOUT,
+    ANY_METRICS,
     ATTACK,
     ATTACK_OPTIONS,
     LINE,
@@ -78,9 +79,10 @@ def _read(folder: Path, name: str) -> Run:
         )
     table, options = _read_table(folder / TABLE), _read_json(folder / OPTIONS) or {}
     run = Run(folder, name, options, metrics, networks, table)
-    if run.command == "attack":
+    attacked = run.command == "attack"
+    check_fields(str(folder / METRICS), metrics or {}, ATTACK if attacked else ANY_METRICS)
+    if attacked:
         check_fields(str(folder / OPTIONS), options, ATTACK_OPTIONS)
-        check_fields(str(folder / METRICS), metrics or {}, ATTACK)
     return run
 
 
