@@ -4,6 +4,8 @@ A content is what the sender claims, as JSON, and the bytes of one array after t
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -85,18 +87,24 @@ def read_reply(content: bytes, folder: Path) -> None:
 
 def _receive(round: Round, record: RecordDict, other: Reply) -> None:
     assert round.request is not None
-    try:
+    with _only(ValueError):
         own = to_reply(record, CLIENTS[0], round.request, round.expected)
+    with _only():
         round.receive([own, other])
-    except ValueError as error:
-        if round.request is None or round.events:
-            raise RuntimeError(f"an answer ends a round: {error}") from error
-        raise
-    except Exception as error:
-        raise RuntimeError(f"an answer ends the server: {type(error).__name__}: {error}") from error
     state = round.state or {}
     if not all(bool(t.isfinite().all()) for t in state.values()):
         raise RuntimeError("an answer spoils the state")
+
+
+@contextmanager
+def _only(*expected: type[Exception]) -> Iterator[None]:
+    """Any other error would end the server."""
+    try:
+        yield
+    except expected:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"an answer ends the server: {type(error).__name__}: {error}") from error
 
 
 def request_seeds(folder: Path) -> list[bytes]:
