@@ -10,9 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 from rankwise.io.atomic import remove_temporaries, write_text
 from rankwise.io.json_object import read_object
+from rankwise.recipes.sums import METRICS as METRICS
 from rankwise.recipes.sums import SUMS, check_sum, write_sums
 
-OPTIONS, METRICS = "options.json", "metrics.json"
+OPTIONS = "options.json"
 POSITIONAL = {"positional": True}
 """Metadata of a field that has no name on the command line."""
 ASKED_ANEW = ("save_every", "keep_checkpoints", "threads")
