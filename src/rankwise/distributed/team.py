@@ -65,7 +65,11 @@ class Team:
             error = raised
         told = self.gathered(None if error is None else f"{type(error).__name__}: {error}")
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame, and all that the work held.
+                del error
         failed = next((n for n, failure in enumerate(told) if failure is not None), None)
         if failed is not None:
             raise RuntimeError(f"process {failed} failed: {told[failed]}")

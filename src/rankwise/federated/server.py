@@ -123,6 +123,11 @@ class Server:
         """Write the state and the number of the next round, atomically, as one safetensors file.
 
         With `progress`, what JSON can hold, which `load` returns.
+
+        Raises:
+            TypeError: for a `progress` that JSON cannot hold. No file is written then.
+            ValueError: for a state that `load` would refuse, with a NaN for example.
+            OSError: naming the file, if the system cannot write it; what was there is as it was.
         """
         file = given_path(path, "path")
         own = {} if progress is None else progress
@@ -138,8 +143,9 @@ class Server:
         """Go on where `save` was called; ranks follow the file. Returns its `progress`.
 
         The file has the state of the model and the number of the next round. Method, names of the
-        clients, participation and seed are those of this server; where they were others, so that
-        rounds do not go on as without a stop, there is a RuntimeWarning.
+        clients, participation and seed are those of this server; where they were others (of the
+        method its kind, not its numbers), so that rounds do not go on as without a stop, there is a
+        RuntimeWarning.
 
         Raises:
             FileNotFoundError: if there is no such file.

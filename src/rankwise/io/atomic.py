@@ -2,10 +2,11 @@
 
 import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from rankwise.io.in_place import beside, put_in_place
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.S)
 """Names of what a killed process leaves."""
@@ -39,7 +40,7 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder: give the path of a file")
     folder = paths[0].parent
-    temporaries = list(map(_beside, paths))
+    temporaries = list(map(beside, paths))
     with telling(paths[0]):
         try:
             make_folder(folder)
@@ -49,53 +50,16 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
                 # Some writers leave mode 600; what is saved is as readable as any new file.
                 temporary.chmod(mode)
                 flush(temporary)
-            put_in_place(temporaries, paths)
+            if len(paths) == 1:
+                os.replace(temporaries[0], paths[0])
+            else:
+                put_in_place(temporaries, paths)
         finally:
             for temporary in temporaries:
                 # An error before this one is the one to tell.
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
     flush_folder(folder)
-
-
-def put_in_place(temporaries: Sequence[Path], paths: Sequence[Path]) -> None:
-    """Rename all; where the system refuses one of them, those that were there are put back."""
-    if len(paths) == 1:
-        os.replace(temporaries[0], paths[0])
-        return
-    aside: list[tuple[Path, Path]] = []
-    placed: list[Path] = []
-    try:
-        for path in reversed(paths):
-            if path.exists():
-                old = _beside(path)
-                os.replace(path, old)
-                aside.append((old, path))
-        for temporary, path in zip(temporaries, paths, strict=True):
-            os.replace(temporary, path)
-            placed.append(path)
-    except BaseException:
-        _put_back(aside, placed)
-        raise
-    for old, _ in aside:
-        old.unlink(missing_ok=True)
-
-
-def _put_back(aside: Sequence[tuple[Path, Path]], placed: Sequence[Path]) -> None:
-    for path in placed:
-        path.unlink(missing_ok=True)
-    for old, path in reversed(aside):
-        try:
-            os.replace(old, path)
-        except OSError as error:
-            raise OSError(
-                f"{path} could not be put back ({error.strerror}): it is {old}"
-            ) from error
-
-
-def _beside(path: Path) -> Path:
-    """A name for what is there for a while."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 @contextmanager

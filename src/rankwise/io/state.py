@@ -35,16 +35,21 @@ def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]
     return described(trained_state(model))
 
 
-def trained_state(model: nn.Module) -> Stored:
-    """What training changes in `model`, not checked; the tensors are those of the model.
-
-    Sharded ones are gathered: then all processes have to call it.
-    """
+def check_unwrapped(model: nn.Module) -> None:
+    """ValueError for a model in DDP."""
     if isinstance(model, DistributedDataParallel):
         raise ValueError(
             "the model is wrapped in DistributedDataParallel, and all names in the file would "
             "begin with 'module.': give the model inside, `ddp.module`"
         )
+
+
+def trained_state(model: nn.Module) -> Stored:
+    """What training changes in `model`, not checked; the tensors are those of the model.
+
+    Sharded ones are gathered: then all processes have to call it.
+    """
+    check_unwrapped(model)
     layers = {name: entry_of(layer) for name, layer in low_rank_layers(model).items()}
     dense = {name: whole(p) for name, p in dense_trained(model).items()}
     return Stored("the model", layers, dense, running_statistics(model), {})

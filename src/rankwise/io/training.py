@@ -18,7 +18,14 @@ from rankwise.io.fingerprint import check_base
 from rankwise.io.optimizer_state import check_optimizer_state
 from rankwise.io.random_state import check_random_state, random_state, set_random_state_
 from rankwise.io.schedule_state import check_schedule
-from rankwise.io.state import check_fits, dense_trained, put_, trained_state, trained_tensors
+from rankwise.io.state import (
+    check_fits,
+    check_unwrapped,
+    dense_trained,
+    put_,
+    trained_state,
+    trained_tensors,
+)
 from rankwise.io.stored import Stored, check_names, stored
 from rankwise.io.training_arguments import (
     FILE,
@@ -93,6 +100,7 @@ def save_training(
         check_progress(progress)
         checkpoints.check_keeping(keep, score)
         check_states(optimizer, scheduler)
+        check_unwrapped(model)
         check_inside(model, optimizer)
         in_folder = place.suffix != FILE
         step = checkpoints.step_of(progress) if in_folder else 0

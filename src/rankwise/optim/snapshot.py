@@ -17,8 +17,8 @@ class Snapshot(NamedTuple):
 
     points: list[Any]
     """The factors of each layer."""
-    beside: list[tuple[Tensor, Tensor]]
-    """Each other tensor, and what it was."""
+    dense: list[tuple[Tensor, Tensor]]
+    """Each other parameter, and what it was."""
     states: dict[Tensor, dict[str, Any]]
 
     def restore_(self, layers: Iterable[NamedLayer], states: Any) -> None:
@@ -26,17 +26,17 @@ class Snapshot(NamedTuple):
         for (_, layer), point in zip(layers, self.points, strict=True):
             layer.set_factors_(point)
         with torch.no_grad():
-            for p, value in self.beside:
+            for p, value in self.dense:
                 p.copy_(value)
         states.clear()
         states.update({p: copied(state) for p, state in self.states.items()})
 
 
-def snapshot(layers: Iterable[NamedLayer], beside: Iterable[Tensor], states: States) -> Snapshot:
-    """A copy of the factors of `layers`, of what is `beside`, and of the optimizer's `states`."""
+def snapshot(layers: Iterable[NamedLayer], dense: Iterable[Tensor], states: States) -> Snapshot:
+    """A copy of the factors of `layers`, of `dense` parameters, and of the optimizer's `states`."""
     points = [layer.factors() for _, layer in layers]
     return Snapshot(
         [point._make(t.clone() for t in point) for point in points],
-        [(p, p.detach().clone()) for p in beside],
+        [(p, p.detach().clone()) for p in dense],
         {p: copied(state) for p, state in states.items()},
     )

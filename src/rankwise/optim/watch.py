@@ -17,6 +17,7 @@ from rankwise.optim.guard import Guard, Incidents
 from rankwise.optim.layers import NamedLayer
 from rankwise.optim.rank_rule import RankRule
 from rankwise.optim.snapshot import Snapshot, snapshot
+from rankwise.optim.statistics import Statistics
 from rankwise.optim.step_control import variance_preserving, weight_norm
 from rankwise.optim.together import replicas_of
 
@@ -41,8 +42,8 @@ class Examined(NamedTuple):
 class Held(NamedTuple):
     """What an optimizer has beside its layers."""
 
-    beside: Mapping[str, Tensor]
-    """Its other parameters, and the running statistics of norms, by name."""
+    dense: Mapping[str, Tensor]
+    """Its other parameters, by name."""
     states: Any
     """What it remembers, by parameter."""
     rank_rule: RankRule
@@ -56,8 +57,8 @@ class Watch:
     What a method returns is what it has met.
     """
 
-    def __init__(self, guard: Guard, layers: Sequence[NamedLayer]) -> None:
-        self.guard, self._layers = guard, layers
+    def __init__(self, guard: Guard, layers: Sequence[NamedLayer], statistics: Statistics) -> None:
+        self.guard, self._layers, self._statistics = guard, layers, statistics
         self._in_vain = 0
         self._sizes: list[float] = []
         self._good: tuple[int, Snapshot] | None = None
@@ -93,8 +94,10 @@ class Watch:
             layer = self._layers[n].layer
             layer.set_factors_(layer.factors().orthonormalised())
         self._sizes = [e.norm for e in found]
+        mended = self._mend_statistics(steps)
         self._keep(held, steps)
-        return met.plus(Incidents(len(worn), bounded=self._look_at_ranks(now.rank_rule)))
+        bounded = self._look_at_ranks(now.rank_rule)
+        return met.plus(mended).plus(Incidents(len(worn), bounded=bounded))
 
     def _look_at_ranks(self, rule: RankRule) -> int:
         bound = bound_that_holds(rule, self._layers)
@@ -106,13 +109,24 @@ class Watch:
     def skipped(self, held: Callable[[], Held], steps: int) -> Incidents:
         """After a step that was not taken; FloatingPointError where training cannot go on."""
         self._in_vain += 1
+        met = self._mend_statistics(steps)
         if self._in_vain < self.guard.patience:
-            return Incidents()
-        return self.back(
-            held,
-            steps,
-            f"{self._in_vain} steps in a row had gradients that are not finite or overflow",
-        )
+            return met
+        trouble = f"{self._in_vain} steps in a row had gradients that are not finite or overflow"
+        return met.plus(self.back(held, steps, trouble))
+
+    def _mend_statistics(self, steps: int) -> Incidents:
+        """A forward pass on a bad batch has left its mark in them."""
+        names = self._statistics.mend_()
+        if names:
+            listed = ", ".join(map(repr, names[:3]))
+            warnings.warn(
+                f"after step {steps}: {listed} were not finite, and are again what they were when "
+                "last examined: look at the data of these steps",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        return Incidents(repaired=len({name.rpartition(".")[0] for name in names}))
 
     def back(self, held: Callable[[], Held], steps: int, trouble: str) -> Incidents:
         """To the last good state; FloatingPointError where there is none."""
@@ -122,6 +136,7 @@ class Watch:
             raise FloatingPointError(f"after step {steps}: {trouble}{often}. {MEND}")
         after, good = self._good
         good.restore_(self._layers, now.states)
+        self._statistics.back_()
         warnings.warn(
             f"after step {steps}: {trouble}. Went back to what was trained in step {after}",
             RuntimeWarning,
@@ -131,14 +146,15 @@ class Watch:
 
     def _keep(self, held: Callable[[], Held], steps: int) -> None:
         now = held()
+        self._statistics.keep()
         self._good = None
         if now.rewound < self.guard.rewinds:
-            self._good = steps, snapshot(self._layers, now.beside.values(), now.states)
+            self._good = steps, snapshot(self._layers, now.dense.values(), now.states)
 
     def _trouble(self, found: Sequence[Examined], held: Held) -> str:
         """What cannot be repaired, "" for nothing."""
         # Both go through what is sharded, together with others, whatever is found here.
-        sound = all_finite([*held.beside.values(), *moments(held.states)])
+        sound = all_finite([*held.dense.values(), *moments(held.states)])
         usual = [
             max(usual_norm(layer, held.states), variance_preserving(layer))
             for _, layer in self._layers
@@ -155,7 +171,7 @@ class Watch:
 
 def _broken(held: Held) -> str:
     """What is not finite on this process."""
-    names = (repr(name) for name, t in held.beside.items() if not finite_here(t))
+    names = (repr(name) for name, t in held.dense.items() if not finite_here(t))
     return next(names, "a moment of the optimizer, or what another process holds,")
 
 

@@ -27,10 +27,11 @@ from rankwise.recipes.compress_options import CompressOptions
 from rankwise.recipes.compress_table import table_of
 from rankwise.recipes.cuts import Cut, make_cut
 from rankwise.recipes.examples import batch_at
-from rankwise.recipes.folder import begin, finish, prepared
+from rankwise.recipes.folder import OPTIONS, begin, finish, prepared
 from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.subject import Subject, healing_loss
 from rankwise.recipes.subjects import subject_for
+from rankwise.recipes.sums import check_sum, write_sums
 from rankwise.recipes.training import RECORDS, Run, checkpoint_in, train, warm_up_and_decay
 from rankwise.report.compression_figure import draw_compression
 from rankwise.report.history import HISTORY
@@ -88,6 +89,7 @@ def _cut_model(
     file, factors = options.output / CUT, options.output / FACTORS
     model = copy.deepcopy(original)
     if options.resume and file.exists():
+        check_sum(options.output, CUT)
         cut = _read_cut(file)
         if cut.weights != fingerprint(original):
             raise ValueError(f"{file}: the run was started with other weights of the model")
@@ -101,6 +103,7 @@ def _cut_model(
     cut = cut._replace(measured=subject.measure(model), weights=fingerprint(original))
     save(model, factors)
     write_text(file, json.dumps(cut.to_json()) + "\n")
+    write_sums(options.output, [OPTIONS, CUT])
     return cut, model
 
 

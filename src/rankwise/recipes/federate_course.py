@@ -10,9 +10,9 @@ from torch import nn
 from rankwise.federated import Client, RoundRecord, Server
 from rankwise.io.atomic import flush
 from rankwise.recipes.classifier import Score
-from rankwise.recipes.history_sum import HistorySum, check_history
+from rankwise.recipes.history_sum import HistorySum, sum_up_to
 from rankwise.recipes.training import Interrupted, asked_to_stop
-from rankwise.report.history import Line, append_line, read_history, truncate_history
+from rankwise.report.history import Line, append_line, truncate_history
 
 ROUNDS, CHECKPOINT = "rounds.jsonl", "server.safetensors"
 
@@ -49,16 +49,15 @@ def follow(course: Course, engine: Engine, report: Callable[[Line], None]) -> li
     """
     server, file = course.server, course.folder / ROUNDS
     lines: list[Line] = []
+    written = HistorySum()
     if course.begun:
         checkpoint = course.folder / CHECKPOINT
         told = server.load(checkpoint).get("history")
-        known = [line for line in read_history(file) if line["step"] <= server.number]
-        check_history(file, known, told, checkpoint)
+        written = sum_up_to(file, server.number, told, checkpoint)
         lines = truncate_history(file, server.number)
     else:
         course.folder.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
-    written = HistorySum(lines)
     for line in lines:
         report(line)
     with asked_to_stop() as asked:

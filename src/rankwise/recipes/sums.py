@@ -12,7 +12,7 @@ from rankwise.check.finding import Finding, fault, fine, some, warning
 from rankwise.io.atomic import TEMPORARY, write_text
 from rankwise.io.ordinary import ordinary
 
-SUMS = "SHA256SUMS"
+SUMS, METRICS = "SHA256SUMS", "metrics.json"
 MADE_LATER = ("report.html",)
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 PIECE = 1 << 20
@@ -63,7 +63,12 @@ def sums_findings(folder: Path) -> list[Finding]:
     if missing:
         seen = f"{len(missing)} files are missing: {some(missing)}"
         return [warning(name, seen, "take them from a copy, if you did not remove them")]
-    return [fine(name, f"{len(wanted)} files are what the run left")]
+    if METRICS in wanted:
+        return [fine(name, f"{len(wanted)} files are what the run left")]
+    if (folder / METRICS).exists():
+        seen = "the run was killed before it told the sums of its results"
+        return [warning(name, seen, "start it anew to have them; its checkpoints have their own")]
+    return [fine(name, f"{some(list(wanted))}: as the run began")]
 
 
 def _told(file: Path) -> tuple[dict[str, str], bool]:

@@ -19,8 +19,8 @@ from rankwise.io.json_object import short
 from rankwise.io.training import load_training, save_training
 from rankwise.optim.layers import numbers_held
 from rankwise.optim.optimizer import Optimizer
-from rankwise.recipes.history_sum import HistorySum, check_history
-from rankwise.report.history import HISTORY, Line, read_history
+from rankwise.recipes.history_sum import HistorySum, sum_up_to
+from rankwise.report.history import HISTORY, Line
 from rankwise.report.recorder import RUN, Recorder
 
 CHECKPOINTS = "checkpoints"
@@ -97,13 +97,13 @@ def train(
     Raises Interrupted after SIGINT or SIGTERM, between two steps, with the state saved.
     """
     recorder = Recorder(run.files, run.optimizer, parameters=run.parameters)
-    history = _restored(run, recorder) if resume else []
-    told = HistorySum(history)
+    history, told = _restored(run, recorder) if resume else ([], HistorySum())
     for line in history:
         report(line)
     run.enter(run.model)
+    steps = range(len(history) + 1, run.steps + 1)
     with asked_to_stop() as asked:
-        for step in range(len(history) + 1, run.steps + 1):
+        for step in steps:
             line = _step(run, loss_at, step, recorder)
             if step == run.steps:
                 line = recorder.close() or line
@@ -114,7 +114,8 @@ def train(
                 _save(run, step, str(told))
             if asked():
                 raise Interrupted(step, run.folder)
-    recorder.close()
+    if not steps:
+        recorder.close()
     return history
 
 
@@ -142,8 +143,11 @@ def _save(run: Run, step: int, history: str) -> None:
     (run.files / FORMER).unlink(missing_ok=True)
 
 
-def _restored(run: Run, recorder: Recorder) -> list[Line]:
-    """The history up to where the run goes on; model, optimizer and schedule are as they were."""
+def _restored(run: Run, recorder: Recorder) -> tuple[list[Line], HistorySum]:
+    """The history up to where the run goes on, and its sum.
+
+    Model, optimizer and schedule are as they were.
+    """
     path = checkpoint_in(run.files)
     if path is None:
         raise ValueError(
@@ -162,10 +166,10 @@ def _restored(run: Run, recorder: Recorder) -> list[Line]:
         raise ValueError(f"{path}: the run was started with other {' and '.join(changed)}")
     if type(step) is not int or not 0 <= step <= run.steps:
         raise ValueError(f"{path}: it is of step {short(step)}, the run has {run.steps}")
-    file = run.files / HISTORY
-    lines = [line for line in read_history(file) if line["step"] <= step]
-    check_history(file, lines, progress.get("history"), path)
-    return recorder.resume(step)
+    # A history that is not this one's stays as it is.
+    checkpoint = path if path.is_file() else file_of(path, step)
+    told = sum_up_to(run.files / HISTORY, step, progress.get("history"), checkpoint)
+    return recorder.resume(step), told
 
 
 @contextmanager
