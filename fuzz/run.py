@@ -51,15 +51,15 @@ def _tried(name: str, options: argparse.Namespace) -> dict[str, Any]:
         # Of a file no buffer is lost when a process is killed, as of a pipe.
         ended = subprocess.run(list(map(str, command)), stdout=printed, stderr=printed, check=False)
         tried = Path(folder) / TRIED
-        if told.exists():
-            log.unlink()
-            result: dict[str, Any] = json.loads(told.read_text())
-        else:
-            result = {"died": how_it_ended(ended.returncode), "printed": str(log)}
-            if tried.exists():
-                result["tried"] = str(keep(tried.read_bytes(), name, options.output))
-    if log.exists():
+        last = tried.read_bytes() if tried.exists() else None
+    if told.exists():
+        log.unlink()
+        result: dict[str, Any] = json.loads(told.read_text())
+    else:
         log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[-LAST_LINES:]))
+        result = {"died": how_it_ended(ended.returncode), "printed": str(log)}
+        if last is not None:
+            result["tried"] = str(keep(last, name, options.output))
     print(_line(name, result), flush=True)
     return result
 
