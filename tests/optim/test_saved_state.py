@@ -103,7 +103,14 @@ def test_a_layer_s_state_that_no_step_can_go_on_from_is_refused(control, entry, 
 @pytest.mark.parametrize(
     "name, value",
     [("betas", (0.9, 1.0)), ("betas", (NAN, 0.9)), ("betas", (0.9,)), ("betas", 0.9), ("eps", -1.0)]
-    + [("lr", -1.0), ("lr", "1"), ("weight_decay", NAN), ("max_step", 0.0)],
+    + [
+        ("lr", -1.0),
+        ("lr", "1"),
+        ("peak_lr", None),
+        ("peak_lr", NAN),
+        ("weight_decay", NAN),
+        ("max_step", 0.0),
+    ],
 )
 def test_options_that_nobody_could_give_are_refused_and_nothing_changes(name, value):
     _, optimizer = trained("trust", 3)

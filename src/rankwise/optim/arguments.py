@@ -154,6 +154,9 @@ def check_options(group: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay", "eps"):
         if not group[name] >= 0.0:
             raise ValueError(f"`Optimizer({name}=...)` must be at least 0, got {group[name]}")
+    peak = group.get("peak_lr", 0.0)
+    if isinstance(peak, bool) or not isinstance(peak, (int, float)) or not peak >= 0.0:
+        raise ValueError(f"'peak_lr' of a group must be at least 0, got {peak!r}")
     betas = group["betas"]
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise TypeError(f"'betas' of a group must be two numbers, got {betas!r}")
