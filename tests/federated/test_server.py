@@ -174,7 +174,12 @@ def test_a_file_of_another_model_changes_nothing(draw, tmp_path):
         metadata = json.loads(file.read(size))["__metadata__"]
         del metadata["checksum"]
     broken = (tensors | {"U": tensors["U"] * float("nan")}, {"round": 0})
-    for spoilt, wrong in (broken, (tensors, {"round": -1}), (tensors, {"model": [1]})):
+    for spoilt, wrong in (
+        broken,
+        (tensors, {"round": -1}),
+        (tensors, {"round": 10**30}),
+        (tensors, {"model": [1]}),
+    ):
         content = json.loads(metadata["rankwise"]) | wrong
         save_file(spoilt, path, metadata | {"rankwise": json.dumps(content)})
         with pytest.raises(ValueError, match="finite|round|'model' of the metadata"):

@@ -19,6 +19,7 @@ from rankwise.federated.record import RoundRecord
 from rankwise.federated.round import Round
 from rankwise.io.document import read_document, write_document
 from rankwise.io.fingerprint import check_base
+from rankwise.io.json_object import short
 from rankwise.io.path import given_path
 from rankwise.io.state import check_fits, trained_tensors
 from rankwise.io.state import put_ as put_stored_
@@ -29,6 +30,8 @@ from rankwise.numerics.given import check_integer, check_number
 
 FORMAT = "rankwise-federated"
 VERSION = 1
+MOST_ROUNDS = 2**62
+"""Clients keep the number in 64 bits."""
 
 
 class Server:
@@ -153,8 +156,8 @@ class Server:
         """
         document = read_document(given_path(path, "path"), format=FORMAT, version=VERSION)
         number = document.content.get("round")
-        if type(number) is not int or number < 0:
-            raise ValueError(f"{document.path}: 'round' must be a number, got {number!r}")
+        if type(number) is not int or not 0 <= number < MOST_ROUNDS:
+            raise ValueError(f"{document.path}: 'round' must be a number, got {short(number)}")
         model = object_of(document, "model")
         progress = object_of(document, "progress", default={})
         draws = object_of(document, "draws", default=self._draws())
