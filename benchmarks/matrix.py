@@ -3,7 +3,7 @@
 Each row gets a virtual environment of its own, made by pip as a user would; the tests run in it,
 one process each, and are counted. Plain standard library, for it runs where nothing is installed.
 Ends with 1 where a test failed. A row whose interpreter or release is not to be had is told, and
-fails nothing.
+fails nothing. Rows may be run one by one into a folder: its table is of all that it holds.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +21,16 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 CORE = tuple(f"tests/{part}" for part in "numerics nn optim integrators io surgery".split())
 WITH_TRANSFORMERS = ("tests/recipes/test_finetune.py", "tests/integrations")
+EXTRAS = "finetune,loops,federated,onnx,quantize"
 TOOLS = ("pytest", "hypothesis")
-SHOWN = ("torch", "transformers", "numpy", "safetensors")
+SHOWN = frozenset(
+    "torch numpy safetensors transformers peft accelerate lightning trl datasets flwr onnx "
+    "onnxruntime bitsandbytes".split()
+)
 
 
 class Row(NamedTuple):
-    """What is installed; without transformers the library alone, which needs no numpy."""
+    """What is installed: the library alone, which needs no numpy, or transformers and all loops."""
 
     python: str
     torch: str
@@ -39,7 +44,7 @@ class Row(NamedTuple):
     def packages(self) -> list[str]:
         if self.transformers is None:
             return ["-e", str(ROOT)]
-        return ["-e", f"{ROOT}[finetune]", f"transformers=={self.transformers}", "peft>=0.17"]
+        return ["-e", f"{ROOT}[{EXTRAS}]", f"transformers=={self.transformers}", "peft"]
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -98,8 +103,8 @@ def _environment() -> dict[str, str]:
     return own | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def tested(python: Path, tests: tuple[str, ...], report: Path) -> dict[str, int]:
-    """How many tests passed, failed and were skipped."""
+def tested(python: Path, tests: tuple[str, ...], report: Path) -> dict[str, Any]:
+    """How many tests passed, failed and were skipped, which failed, and why others were skipped."""
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     log = report.with_suffix(".log")
     with log.open("w") as output:
@@ -110,12 +115,19 @@ def tested(python: Path, tests: tuple[str, ...], report: Path) -> dict[str, int]
     return counted(report)
 
 
-def counted(report: Path) -> dict[str, int]:
+def counted(report: Path) -> dict[str, Any]:
+    """Of pytest's XML. What is expected to fail and does is among the skipped, with its reason."""
     (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
     of = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
     failed = of["failures"] + of["errors"]
+    failures, reasons = [], Counter[str]()
+    for case in suite.iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            failures.append(f"{case.get('classname')}::{case.get('name')}")
+        if (skipped := case.find("skipped")) is not None:
+            reasons[skipped.get("message", "")] += 1
     return {"passed": of["tests"] - failed - of["skipped"], "failed": failed,
-            "skipped": of["skipped"]}  # fmt: skip
+            "skipped": of["skipped"], "failures": failures, "reasons": dict(reasons)}  # fmt: skip
 
 
 def installed(python: Path) -> dict[str, str]:
@@ -154,6 +166,21 @@ def lines(results: list[dict[str, Any]]) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
 
 
+def notes(results: list[dict[str, Any]]) -> Iterator[str]:
+    """Which tests failed, and why others were skipped."""
+    for told in results:
+        name = Row(told["python"], told["torch"], told["transformers"]).name
+        yield from (f"- {name}: failed {test}" for test in told.get("failures", []))
+        for reason, count in told.get("reasons", {}).items():
+            yield f"- {name}: {count} skipped, {reason}"
+
+
+def kept(output: Path) -> list[dict[str, Any]]:
+    """What became of the rows that were run into this folder, now or before."""
+    files = (output / f"{row.name}.json" for row in ROWS)
+    return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the tests under other versions.")
     parser.add_argument("--output", type=Path, default=Path("runs/matrix"))
@@ -162,18 +189,20 @@ def main() -> int:
     options = parser.parse_args()
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    results = []
-    for row in ROWS:
-        if row.name.startswith(options.only):
-            results.append(outcome(row, output, options.keep))
-            print(list(lines(results[-1:]))[-1], flush=True)
-    if not results:
+    rows = [row for row in ROWS if row.name.startswith(options.only)]
+    if not rows:
         parser.error(f"--only {options.only}: no row; there are {', '.join(r.name for r in ROWS)}")
-    table = "\n".join(lines(results)) + "\n"
+    failed = 0
+    for row in rows:
+        told = outcome(row, output, options.keep)
+        (output / f"{row.name}.json").write_text(json.dumps(told, indent=1))
+        print(list(lines([told]))[-1], flush=True)
+        failed += told.get("failed", 0)
+    results = kept(output)
+    table = "\n".join([*lines(results), "", *notes(results)]) + "\n"
     (output / "matrix.md").write_text(table)
-    (output / "metrics.json").write_text(json.dumps(results, indent=1))
     print("\n" + table)
-    return int(any(told.get("failed") for told in results))
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
