@@ -1,6 +1,8 @@
 """The matrix of versions: its rows, how tests are counted, what is said of a row not to be had."""
 
+import json
 import re
+import subprocess
 import sys
 
 import pytest
@@ -8,7 +10,19 @@ import pytest
 from pages import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from matrix import CORE, ROWS, Failed, Row, counted, interpreter, lines, outcome  # noqa: E402
+from matrix import (  # noqa: E402
+    CORE,
+    EXTRAS,
+    ROWS,
+    Failed,
+    Row,
+    counted,
+    interpreter,
+    kept,
+    lines,
+    notes,
+    outcome,
+)
 
 PROJECT = (ROOT / "pyproject.toml").read_text()
 
@@ -33,11 +47,46 @@ def test_only_rows_with_transformers_install_and_test_it():
     assert "transformers==5.21.1" in both.packages and set(both.tests) > set(CORE)
 
 
+def test_every_extra_that_is_installed_is_one_of_the_package():
+    assert all(re.search(rf"^{extra} = \[", PROJECT, re.M) for extra in EXTRAS.split(","))
+
+
+SUITE = """
+import pytest
+
+@pytest.fixture
+def broken():
+    raise OSError
+
+def test_good(): pass
+def test_bad(): assert False
+def test_without_a_start(broken): pass
+@pytest.mark.parametrize("n", [1, 2])
+def test_absent(n): pytest.importorskip("no_such_package")
+@pytest.mark.xfail(reason="of a compiler")
+def test_expected(): assert False
+"""
+
+
 def test_tests_are_counted_as_pytest_reports_them(tmp_path):
+    (tmp_path / "test_all.py").write_text(SUITE)
     report = tmp_path / "report.xml"
-    suite = '<testsuite name="pytest" errors="1" failures="2" skipped="3" tests="10"/>'
-    report.write_text(f"<testsuites>{suite}</testsuites>")
-    assert counted(report) == {"passed": 4, "failed": 3, "skipped": 3}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_all.py"]
+    subprocess.run([*command, f"--junitxml={report}"], cwd=tmp_path, capture_output=True)
+    told = counted(report)
+    assert (told["passed"], told["failed"], told["skipped"]) == (1, 2, 3)
+    assert told["failures"] == ["test_all::test_bad", "test_all::test_without_a_start"]
+    assert sorted(told["reasons"].values()) == [1, 2] and told["reasons"]["of a compiler"] == 1
+    named = list(notes([{**Row("3.10", "2.9.0")._asdict(), **told}]))
+    assert named[0] == "- py3.10-2.9.0: failed test_all::test_bad"
+    assert "- py3.10-2.9.0: 1 skipped, of a compiler" in named
+
+
+def test_the_table_is_of_all_rows_that_a_folder_holds(tmp_path):
+    for row in (ROWS[2], ROWS[0]):
+        told = {**row._asdict(), "passed": 3, "failed": 0, "skipped": 1}
+        (tmp_path / f"{row.name}.json").write_text(json.dumps(told))
+    assert [told["python"] for told in kept(tmp_path)] == [ROWS[0].python, ROWS[2].python]
 
 
 def test_a_row_without_an_interpreter_is_told_and_fails_nothing(tmp_path):
