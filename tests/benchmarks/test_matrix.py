@@ -29,8 +29,16 @@ PROJECT = (ROOT / "pyproject.toml").read_text()
 
 def test_the_lowest_versions_that_the_package_asks_for_are_tested():
     python = re.search(r'requires-python = ">=([\d.]+)"', PROJECT)[1]
-    torch = re.search(r'"torch>=([\d.]+)"', PROJECT)[1]
-    assert any(r.python == python and r.torch.startswith(f"{torch}.") for r in ROWS)
+    torch, transformers = (
+        re.search(rf'"{name}>=([\d.]+)"', PROJECT)[1] + "." for name in ("torch", "transformers")
+    )
+    least = [r for r in ROWS if r.python == python and r.torch.startswith(torch)]
+    assert any(r.transformers is None for r in least)
+    assert any((r.transformers or "").startswith(transformers) for r in least)
+
+
+def test_the_interpreters_that_the_package_names_are_tested():
+    assert {row.python for row in ROWS} == set(re.findall(r":: (3\.\d+)\"", PROJECT))
 
 
 def test_names_of_rows_differ():
