@@ -184,12 +184,14 @@ def kept(output: Path) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the tests under other versions.")
     parser.add_argument("--output", type=Path, default=Path("runs/matrix"))
-    parser.add_argument("--only", default="", help="rows whose name begins so, e.g. py3.13")
+    parser.add_argument("--only", default="", help="a row, or those whose names begin so: py3.13")
     parser.add_argument("--keep", action="store_true", help="leave the environments, ~5 GB each")
     options = parser.parse_args()
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    rows = [row for row in ROWS if row.name.startswith(options.only)]
+    rows = [row for row in ROWS if row.name == options.only] or [
+        row for row in ROWS if row.name.startswith(options.only)
+    ]
     if not rows:
         parser.error(f"--only {options.only}: no row; there are {', '.join(r.name for r in ROWS)}")
     failed = 0
