@@ -9,6 +9,7 @@ fails nothing. Rows may be run one by one into a folder: its table is of all tha
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 CORE = tuple(f"tests/{part}" for part in "numerics nn optim integrators io surgery".split())
 WITH_TRANSFORMERS = ("tests/recipes/test_finetune.py", "tests/integrations")
-EXTRAS = "finetune,loops,federated,onnx,quantize"
+EXTRAS = "finetune,loops,federated,onnx,quantize,bench"
 TOOLS = ("pytest", "hypothesis")
 SHOWN = frozenset(
     "torch numpy safetensors transformers peft accelerate lightning trl datasets flwr onnx "
@@ -30,21 +31,28 @@ SHOWN = frozenset(
 
 
 class Row(NamedTuple):
-    """What is installed: the library alone, which needs no numpy, or transformers and all loops."""
+    """What is installed: the library alone, which needs no numpy, or transformers and all loops.
+
+    `lowest`: in the oldest releases that the extras allow; else pip takes the newest.
+    """
 
     python: str
     torch: str
     transformers: str | None = None
+    lowest: bool = False
 
     @property
     def name(self) -> str:
-        return "-".join(["py" + self.python, self.torch, *filter(None, [self.transformers])])
+        ending = "lowest" if self.lowest else None
+        parts = "py" + self.python, self.torch, self.transformers, ending
+        return "-".join(filter(None, parts))
 
     @property
     def packages(self) -> list[str]:
         if self.transformers is None:
             return ["-e", str(ROOT)]
-        return ["-e", f"{ROOT}[{EXTRAS}]", f"transformers=={self.transformers}", "peft"]
+        bounds = lowest_releases() if self.lowest else []
+        return ["-e", f"{ROOT}[{EXTRAS}]", f"transformers=={self.transformers}", *bounds]
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -53,12 +61,21 @@ class Row(NamedTuple):
 
 ROWS = (
     Row("3.10", "2.9.0"),
-    Row("3.10", "2.9.0", "5.20.2"),
+    Row("3.10", "2.9.0", "5.20.2", lowest=True),
     Row("3.11", "2.13.0"),
     Row("3.11", "2.13.0", "5.21.1"),
     Row("3.12", "2.13.0", "5.23.0"),
     Row("3.13", "2.13.0", "5.21.1"),
 )
+
+
+def lowest_releases() -> list[str]:
+    """The last patch of each lowest minor release that the extras ask for."""
+    wanted = EXTRAS.replace(",", "|")
+    declared = (ROOT / "pyproject.toml").read_text()
+    extras = re.findall(rf"^(?:{wanted}) = \[(.*?)\]$", declared, re.M | re.S)
+    bounds = re.findall(r'"([a-z]+)>=(\d+\.\d+)', " ".join(extras))
+    return sorted({f"{name}=={minor}.*" for name, minor in bounds})
 
 
 class Failed(Exception):
@@ -169,7 +186,7 @@ def lines(results: list[dict[str, Any]]) -> Iterator[str]:
 def notes(results: list[dict[str, Any]]) -> Iterator[str]:
     """Which tests failed, and why others were skipped."""
     for told in results:
-        name = Row(told["python"], told["torch"], told["transformers"]).name
+        name = Row(*(told[field] for field in Row._fields)).name
         yield from (f"- {name}: failed {test}" for test in told.get("failures", []))
         for reason, count in told.get("reasons", {}).items():
             yield f"- {name}: {count} skipped, {reason}"

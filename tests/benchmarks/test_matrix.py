@@ -59,6 +59,14 @@ def test_every_extra_that_is_installed_is_one_of_the_package():
     assert all(re.search(rf"^{extra} = \[", PROJECT, re.M) for extra in EXTRAS.split(","))
 
 
+def test_the_lowest_row_takes_the_bound_of_every_package_of_the_extras():
+    (lowest,) = (row for row in ROWS if row.lowest)
+    packages = {package.split("==")[0] for package in lowest.packages if package.endswith(".*")}
+    assert packages >= {"accelerate", "lightning", "matplotlib", "peft", "transformers", "trl"}
+    for name in packages:
+        assert len(set(re.findall(rf'"{name}>=([\d.]+)"', PROJECT))) == 1, name
+
+
 SUITE = """
 import pytest
 
