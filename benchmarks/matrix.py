@@ -170,11 +170,13 @@ def outcome(row: Row, output: Path, keep: bool) -> dict[str, Any]:
 
 
 def lines(results: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| Python | torch | transformers | numpy | passed | failed | skipped |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    yield "| Python | torch | transformers | other extras | numpy | passed | failed | skipped |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for told in results:
         found = told.get("installed", {})
-        cells = [told["python"], told["torch"], told["transformers"] or "-"]
+        extras = "lowest" if told["lowest"] else "newest"
+        cells = [told["python"], told["torch"]]
+        cells += [told["transformers"], extras] if told["transformers"] else ["-", "-"]
         cells += [found.get("numpy", "-")]
         if "reason" in told:
             cells += [told["reason"], "", ""]

@@ -110,4 +110,4 @@ def test_a_row_without_an_interpreter_is_told_and_fails_nothing(tmp_path):
         interpreter("3.99")
     told = outcome(Row("3.99", "2.13.0"), tmp_path, keep=False)
     assert "failed" not in told
-    assert list(lines([told]))[-1] == "| 3.99 | 2.13.0 | - | - | no Python 3.99 |  |  |"
+    assert list(lines([told]))[-1] == "| 3.99 | 2.13.0 | - | - | - | no Python 3.99 |  |  |"
