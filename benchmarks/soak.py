@@ -80,6 +80,7 @@ def checks(results: Mapping[str, Any]) -> list[Check]:
         Check("restart: change of outputs", max(single["restart_gap"], double["restart_gap"]),
               torch.finfo(torch.float32).tiny),
         Check("steps skipped", single["skipped"] + double["skipped"], 1),
+        Check("what the guard has mended", sum(map(mended, (single, double))), 1),
         Check("steps from one change of ranks to the next", changes, CYCLE + 1),
         Check("defect of bases in float32", max(s["defect"] for s in single["samples"]), 1e-5),
         Check("defect of bases in float64", max(s["defect"] for s in double["samples"]), 1e-13),
@@ -88,6 +89,11 @@ def checks(results: Mapping[str, Any]) -> list[Check]:
         Check("twins: gap of W", max(s["gap"] for s in twins), 1e-4),
         Check("twins: defect of bases", max(s["defect"] for s in twins), 1e-5),
     ]  # fmt: skip
+
+
+def mended(course: Mapping[str, Any]) -> int:
+    """Bases repaired, SVDs by another route, and returns to an older state."""
+    return sum(course["incidents"][kind] for kind in ("repaired", "detours", "rewound"))
 
 
 def settled(course: Mapping[str, Any], what: str) -> list[float]:

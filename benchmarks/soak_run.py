@@ -1,8 +1,9 @@
 """A small network trained for ever: ranks grow and are cut all the time, its task never rests.
 
-A weight that is low rank as a whole and an adapter beside a frozen one take part, and layers that
-train densely. A step is two micro-batches of rows drawn for it alone, labelled by a linear map that
-turns once in `TURN` steps; one label in ten is drawn by lot.
+A kernel in Tucker form, a weight that is low rank as a whole and an adapter beside a frozen one
+take part, and layers that train densely; a guard keeps copies to go back to. A step is two
+micro-batches of rows drawn for it alone, labelled by a linear map that turns once in `TURN` steps;
+one label in ten is drawn by lot.
 """
 
 import gc
@@ -20,7 +21,8 @@ import rankwise as rw
 from rankwise.recipes.memory import adapter_bytes
 from rankwise.report.machine import memory_in_use
 
-INPUTS = 128
+CHANNELS, SIDE = 8, 4
+INPUTS = CHANNELS * SIDE**2
 CLASSES = 10
 BATCH = 8
 MICRO_BATCHES = 2
@@ -42,16 +44,20 @@ class Course:
 
 def network(seed: int, dtype: torch.dtype) -> nn.Module:
     torch.manual_seed(seed)
+    stem = nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.GELU(), nn.Flatten())
     trunk = nn.Sequential(nn.Linear(INPUTS, 48), nn.LayerNorm(48), nn.GELU())
     tail = nn.Sequential(nn.Linear(48, 48), nn.GELU(), nn.Linear(48, CLASSES))
+    rw.factorize_(stem, rank=4, convolution=rw.nn.TuckerConv2d)
     rw.factorize_(trunk, rank=4, select="0")
     rw.adapt_(tail, rank=4, select="0", train="2")
-    return nn.Sequential(trunk, tail).to(dtype)
+    image = nn.Unflatten(1, (CHANNELS, SIDE, SIDE))
+    return nn.Sequential(image, stem, trunk, tail).to(dtype)
 
 
 def optimizer_of(model: nn.Module) -> rw.Optimizer:
     """With `rest=0` ranks go on growing and being cut, however far the run is."""
-    return rw.Optimizer(model, rank_rule=rw.Tolerance(rtol=0.2, rest=0.0))
+    guard = rw.check.Guard(rewinds=3)
+    return rw.Optimizer(model, rank_rule=rw.Tolerance(rtol=0.2, rest=0.0), guard=guard)
 
 
 def batch(seed: int, step: int, part: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -119,6 +125,7 @@ def run(course: Course) -> dict[str, Any]:
         "samples": samples,
         "rank_changes": changes,
         "skipped": optimizer.skipped,
+        "incidents": optimizer.incidents._asdict(),
         "restarts": len(gaps),
         "restart_gap": max(gaps, default=0.0),
     }

@@ -26,10 +26,12 @@ from drill.figure import draw as draw_figure  # noqa: E402
 from drill.job import options as options_of  # noqa: E402
 from drill.job import write_squares  # noqa: E402
 from drill.kills import Tally, killed_run, reference  # noqa: E402
+from drill.texts import flipped_texts  # noqa: E402
 from rankwise.report.machine import machine, versions  # noqa: E402
 
 STEPS = 60
 FULL_DISKS = 6
+FLIPPED_TEXTS = 100
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def drill(options: Options) -> dict[str, Any]:
     tally.seconds = time.monotonic() - start
     rows = in_a_process(options.output / "faults", options.seed, options.faults)
     disks = max(1, round(options.faults * FULL_DISKS))
+    flips = max(1, round(options.faults * FLIPPED_TEXTS))
+    rows.append(flipped_texts(asked, options.steps // 2, flips, draw))
     rows.append(full_disk_in_a_run(asked, whole, disks, draw))
     return {
         "kills": {

@@ -1,11 +1,17 @@
 """The command line: what is printed, and with which status it ends."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from image_files import write_idx
 from rankwise.cli.main import main
+from rankwise.recipes.compress_options import CompressOptions
+from rankwise.recipes.federate_options import FederateOptions
+from rankwise.recipes.folder import begin
+from rankwise.recipes.options import FinetuneOptions
+from rankwise.recipes.train_options import TrainOptions
 
 
 def test_a_fine_tuning_prints_its_results_and_where_they_are(
@@ -228,3 +234,26 @@ def test_a_warning_is_one_line_too(tiny_encoder, labelled_file, tmp_path, capsys
     assert main(["finetune", "--resume", "--output", str(output)]) == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(told) == 1 and told[0].startswith(f"rankwise: warning: {newest} is damaged")
+
+
+JOBS = {
+    "finetune": FinetuneOptions(lr=0.5, select=("query",), fixed_rank=True),
+    "train": TrainOptions(lr=0.5, dense=False),
+    "compress": CompressOptions(lr=0.5, select=("0", "1")),
+    "federate": FederateOptions(lr=0.5),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_an_option_at_its_default_that_was_another_is_not_passed_over(name, tmp_path, capsys):
+    began = replace(JOBS[name], output=tmp_path)
+    begin(began, ())
+    usual = type(began)().lr
+    again = [name, "--resume", "--output", str(tmp_path)]
+    assert main([*again, "--lr", str(usual)]) == 2
+    told = f"a resumed run keeps its options; leave out --lr {usual} (was 0.5)"
+    assert capsys.readouterr().err == f"rankwise: error: {told}\n"
+    # The same as in the beginning, and what a run takes anew, are fine: it gets further.
+    assert main([*again, "--lr", "0.5", "--save-every", "7", "--data", "nowhere"]) == 2
+    told = "a resumed run keeps its options; leave out --data nowhere (was "
+    assert told in capsys.readouterr().err

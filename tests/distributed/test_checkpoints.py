@@ -53,9 +53,9 @@ def on_two(rank, folder):
     if rank == 0:
         for file in folder.iterdir():
             file.write_bytes(b"")
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((ValueError, RuntimeError)) as error:
         rw.load_training(folder, model=net, optimizer=optimizer)
-    found["error"] = str(error.value)
+    found["error"] = f"{type(error.value).__name__}: {error.value}"
     return found
 
 
@@ -67,4 +67,72 @@ def test_all_go_on_from_the_file_that_the_first_one_finds_whole(tmp_path):
         assert found["same"] and found["goes on"]
     assert (first["told"], second["told"]) == (1, 0)
     assert "is whole: " in first["error"] and "step-000003" in first["error"]
-    assert "the first process found no whole checkpoint" in second["error"]
+    assert first["error"].startswith("ValueError: no checkpoint in ")
+    assert second["error"] == "RuntimeError: process 0 failed: " + first["error"]
+
+
+def told(work) -> str:
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def one_fails(rank, folder):
+    """What each process is told where the second one alone gives, or finds, something wrong."""
+    net, call, optimizer = made()
+    go(call, optimizer, 1)
+    run = {"model": net, "optimizer": optimizer}
+    right = {"progress": {"step": 1}, "keep": 2, "score": 0.5}
+    wrong = {
+        "score": {"score": float("nan")},
+        "step": {"progress": {"step": 2**63}},
+        "progress": {"progress": {"step": 1, "seen": {1, 2}}},
+        "keep": {"keep": 0},
+    }
+    found = {}
+    for name, change in wrong.items():
+        given = right | (change if rank == 1 else {})
+        found[name] = told(lambda given=given: rw.save_training(folder / "a", **run, **given))
+    sound = net.head.weight.detach().clone()
+    if rank == 1:
+        net.head.weight.data[0] = float("nan")
+    found["nan"] = told(lambda: rw.save_training(folder / "a", **run, **right))
+    found["written"] = (folder / "a").exists()
+    net.head.weight.data.copy_(sound)
+    rw.save_training(folder / "b.safetensors", **run, progress={})
+    before = numbers(net)
+    go(call, optimizer, 2)
+    after = numbers(net)
+    own = folder / ("b.safetensors" if rank == 0 else "c.safetensors")
+    found["gone"] = told(lambda: rw.load_training(own, **run))
+    # A file that can be read and is of another model.
+    other = rw.Optimizer(network(dropout=0.0), lr=0.05) if rank == 1 else optimizer
+    found["other"] = told(
+        lambda: rw.load_training(folder / "b.safetensors", model=net, optimizer=other)
+    )
+    found["unchanged"] = numbers(net) == after
+    rw.load_training(folder / "b.safetensors", **run)
+    found["loaded"] = numbers(net) == before
+    return found
+
+
+def test_what_one_process_cannot_save_or_load_no_other_waits_for(tmp_path):
+    first, second = on_processes(2, one_fails, tmp_path)
+    for found in (first, second):
+        assert not found.pop("written")
+        assert found.pop("unchanged") and found.pop("loaded")
+    words = {
+        "score": "ValueError: `score` must be a finite number",
+        "step": "ValueError: `path` is a folder, whose files are numbered",
+        "progress": "TypeError: `progress` must be what JSON can hold",
+        "keep": "ValueError: `keep` must be an integer",
+        "nan": "ValueError: ",
+        "gone": "FileNotFoundError: ",
+        "other": "ValueError: `optimizer` trains parameters that are not in `model`",
+    }
+    assert set(first) == set(second) == set(words)
+    for name, word in words.items():
+        assert second[name].startswith(word), name
+        assert first[name] == "RuntimeError: process 1 failed: " + second[name]

@@ -302,7 +302,7 @@ def test_the_first_process_writes(folder, two):
 def test_all_processes_fail_if_the_first_cannot_write(two):
     first, second = (found["failure"] for found in two)
     assert first.startswith(("NotADirectoryError", "FileExistsError"))
-    assert second == f"RuntimeError: the first process could not write: {first}"
+    assert second == f"RuntimeError: process 0 failed: {first}"
 
 
 def test_history_is_written_once_and_tells_what_is_sent(folder, two):

@@ -293,3 +293,38 @@ def without_svd(rank: int) -> tuple[int, int]:
 
 def test_an_svd_that_fails_ends_the_process_and_does_not_leave_the_others_waiting():
     assert list(on_processes(2, without_svd)) == [(0, 0), (0, 0)]
+
+
+def spoilt_on_one(rank: int, rewinds: int) -> tuple:
+    """After the third gradient process 1 alone holds something that is not finite."""
+    model, wrapped, _, _ = replicated()
+    guard = rw.check.Guard(every=1, rewinds=rewinds)
+    optimizer, kept, end = rw.Optimizer(model, lr=0.05, guard=guard), [], ""
+    for step in range(4):
+        optimizer.zero_grad()
+        loss_of(wrapped, *half(rank, step)).backward()
+        if (rank, step) == (1, 2):
+            model.head.weight.data[0, 0] = float("inf")
+        try:
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                optimizer.step()
+        except FloatingPointError as error:
+            end = str(error)
+            break
+        kept.append(weights(model))
+        end = end or "".join(str(w.message) for w in told)
+    return end, optimizer.steps, optimizer.incidents.rewound, kept
+
+
+@pytest.mark.parametrize("rewinds", [0, 1])
+def test_what_is_not_finite_on_one_process_takes_all_of_them_back(rewinds):
+    first, second = on_processes(2, spoilt_on_one, rewinds)
+    assert first[:3] == second[:3]
+    end, steps, rewound, kept = first
+    assert "'head.weight' is not finite" in end
+    assert (steps, rewound) == ((3, 0) if rewinds == 0 else (4, 1))
+    assert all(same(list(pair)) for pair in zip(first[3], second[3], strict=True))
+    if rewinds:
+        # The third step led back to the weights of the second.
+        assert distance(kept[1], kept[2]) == 0.0 and distance(kept[2], kept[3]) > 0

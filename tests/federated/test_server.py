@@ -1,6 +1,7 @@
 """Sampling, checkpoints, and servers that are killed."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -130,6 +131,29 @@ def test_a_dense_model_is_saved_too(draw, tmp_path):
     assert new.model.weight.equal(server.model.weight)
 
 
+def test_what_goes_on_otherwise_is_told_and_progress_comes_back(draw, tmp_path):
+    data, path = heterogeneous(draw).data, tmp_path / "s.safetensors"
+    server, _ = federation(dense(10, 8), FedAvg(lr=0.05), data)
+    server.save(path, {"seen": [1, 2.5, "x"]})
+    names = list(server.clients)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = Server(dense(10, 8), FedAvg(lr=0.5), names[::-1])
+        assert same.load(path) == {"seen": [1, 2.5, "x"]}
+    for change, told in (
+        ({"seed": 1}, "other seed:"),
+        ({"participation": 1 / len(names)}, "other participants of a round:"),
+        ({"clients": [*names, "new"]}, "other clients and participants of a round:"),
+    ):
+        other = Server(dense(10, 8), FedAvg(), **({"clients": names} | change))
+        with pytest.warns(RuntimeWarning, match=told):
+            other.load(path)
+        assert bits(other.state) == bits(server.state)
+    with pytest.raises(TypeError, match="`progress` must be what JSON can hold"):
+        server.save(path, {"seen": {1}})
+    assert same.load(path) == {"seen": [1, 2.5, "x"]}
+
+
 def test_a_file_of_another_model_changes_nothing(draw, tmp_path):
     data, path = heterogeneous(draw).data, tmp_path / "s.safetensors"
     server, clients = federation(low_rank(draw, 10, 8, 3), FeDLRT(), data)
@@ -153,7 +177,7 @@ def test_a_file_of_another_model_changes_nothing(draw, tmp_path):
     for spoilt, wrong in (broken, (tensors, {"round": -1}), (tensors, {"model": [1]})):
         content = json.loads(metadata["rankwise"]) | wrong
         save_file(spoilt, path, metadata | {"rankwise": json.dumps(content)})
-        with pytest.raises(ValueError, match="finite|round|describe a model"):
+        with pytest.raises(ValueError, match="finite|round|'model' of the metadata"):
             server.load(path)
     assert bits(server.state) == before
     assert server.number == 0

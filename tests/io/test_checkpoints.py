@@ -142,7 +142,7 @@ def test_what_is_not_a_checkpoint_is_left_alone(tmp_path):
 @pytest.mark.parametrize("step", [None, -1, 1.0, True, "1"])
 def test_a_step_is_needed(tmp_path, step):
     progress = {} if step is None else {"step": step}
-    with pytest.raises(ValueError, match=r"numbered by `progress\['step'\]`, an integer >= 0"):
+    with pytest.raises(ValueError, match=r"numbered by `progress\['step'\]`, an integer from 0 to"):
         save_training(tmp_path / "folder", **parts(), progress=progress)
     assert names(tmp_path) == []
 

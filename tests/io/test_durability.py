@@ -129,10 +129,21 @@ def test_files_that_belong_together_are_replaced_together(tmp_path):
     assert one.read_text() == two.read_text() == "old"
 
 
-def test_of_files_that_belong_together_the_one_that_is_read_first_comes_last(tmp_path, monkeypatch):
-    one, two = tmp_path / "one", tmp_path / "two"
+def pair(folder: Path) -> tuple[Path, Path]:
+    one, two = folder / "one", folder / "two"
     one.write_text("old")
     two.write_text("old")
+    return one, two
+
+
+def replace_both(one: Path, two: Path) -> None:
+    with replacing_together([one, two]) as (first, second):
+        first.write_text("new")
+        second.write_text("new")
+
+
+def test_of_files_that_belong_together_the_one_that_is_read_first_comes_last(tmp_path, monkeypatch):
+    one, two = pair(tmp_path)
     seen, rename = [], os.replace
 
     def watched(source, target):
@@ -140,11 +151,63 @@ def test_of_files_that_belong_together_the_one_that_is_read_first_comes_last(tmp
         rename(source, target)
 
     monkeypatch.setattr(os, "replace", watched)
-    with replacing_together([one, two]) as (first, second):
-        first.write_text("new")
-        second.write_text("new")
-    assert seen == [{"one": "old"}, {"one": "new"}]
+    replace_both(one, two)
+    assert seen == [{"one": "old", "two": "old"}, {"one": "old"}, {"one": "new"}]
+    assert names(tmp_path) == ["one", "two"]
     assert two.read_text() == "new"
+
+
+def refusing(monkeypatch, which, error):
+    """`os.replace` that fails where `which` says of the number of the call."""
+    calls, rename = [], os.replace
+
+    def replace(source, target):
+        calls.append(source)
+        if which(len(calls)):
+            raise error
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+
+
+def no_links(*names):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+DENIED = PermissionError(errno.EPERM, "Operation not permitted", "x")
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+@pytest.mark.parametrize("error", [DENIED, KeyboardInterrupt()], ids=["denied", "interrupted"])
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_a_rename_that_does_not_come_about_leaves_both_as_they_were(
+    tmp_path, monkeypatch, last, error, links
+):
+    one, two = pair(tmp_path)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    refusing(monkeypatch, lambda call: call == last, error)
+    with pytest.raises(type(error)) as told:
+        replace_both(one, two)
+    assert error is not DENIED or "what was there is as it was" in str(told.value)
+    assert names(tmp_path) == ["one", "two"]
+    assert one.read_text() == two.read_text() == "old"
+
+
+def test_new_files_go_again_where_one_of_them_is_refused(tmp_path, monkeypatch):
+    refusing(monkeypatch, lambda call: call == 2, DENIED)
+    with pytest.raises(PermissionError):
+        replace_both(tmp_path / "one", tmp_path / "two")
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_be_put_back_is_told_with_its_place(tmp_path, monkeypatch):
+    one, two = pair(tmp_path)
+    refusing(monkeypatch, lambda call: call > 2, DENIED)
+    with pytest.raises(OSError, match=r"could not be put back: .*one .*, which is now .*; .*two"):
+        replace_both(one, two)
+    held = [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert len(held) == 2 and all(p.read_text() == "old" for p in held)
 
 
 def test_names_are_flushed_to_the_disk_with_the_files(tmp_path, monkeypatch):

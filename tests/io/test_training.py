@@ -176,6 +176,20 @@ def refuses(path, message, *, model, optimizer, scheduler) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_a_model_that_has_come_to_nothing_is_put_back(tmp_path):
+    path = saved(tmp_path)
+    fresh, optimizer, scheduler = parts(FixedRank())
+    load_training(path, model=fresh, optimizer=optimizer, scheduler=scheduler)
+    good = fresh.state_dict()
+    model, optimizer, scheduler = parts(FixedRank())
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(float("nan") if p.requires_grad else 1.0)
+    load_training(path, model=model, optimizer=optimizer, scheduler=scheduler)
+    for name, value in model.state_dict().items():
+        assert torch.equal(good[name], value), name
+
+
 def test_another_optimizer_or_scheduler_is_refused(tmp_path):
     path = saved(tmp_path)
     model, optimizer, scheduler = parts(FixedRank())

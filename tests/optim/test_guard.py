@@ -106,9 +106,69 @@ def nan_dense_(model, optimizer):
 
 BROKEN = {
     "exploded": (exploded_, "layer '0' has exploded"),
-    "moment": (nan_moment_, "a parameter or a moment of the optimizer is not finite|has no SVD"),
-    "dense": (nan_dense_, "a parameter or a moment of the optimizer is not finite"),
+    "moment": (nan_moment_, "a moment of the optimizer, .* is not finite|has no SVD"),
+    "dense": (nan_dense_, "'3.weight' is not finite"),
 }
+
+
+def normed():
+    return nn.Sequential(network(), nn.BatchNorm1d(1, dtype=torch.float64))
+
+
+NAN = torch.full((4, 8), float("nan"), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("skipped", [True, False], ids=["at the skip", "at the examination"])
+def test_running_statistics_that_a_bad_batch_has_reached_are_put_back(skipped):
+    model = normed()
+    optimizer = rw.Optimizer(model, guard=Guard(every=2))
+    for seed in range(2):
+        step(model, optimizer, seed)
+    good = held(model)
+    if skipped:
+        # A forward pass has been, though its step is not taken.
+        model(NAN).sum().backward()
+    else:
+        with torch.no_grad():
+            model(NAN)
+        step(model, optimizer, 2)
+    assert not model[1].running_mean.isfinite().all()
+    words = "'1.running_mean', '1.running_var' were not finite, and are again"
+    with pytest.warns(RuntimeWarning, match=words):
+        optimizer.step() if skipped else step(model, optimizer, 3)
+    assert optimizer.skipped == skipped and optimizer.incidents == Incidents(repaired=1)
+    for name in ("1.running_mean", "1.running_var"):
+        assert torch.equal(model.state_dict()[name], good[name])
+    assert not skipped or same(held(model) | {k: good[k] for k in good if "batches" in k}, good)
+    step(model, optimizer, 5)
+    assert model[1].running_var.isfinite().all()
+
+
+def test_running_statistics_go_back_with_the_rest():
+    model = normed()
+    optimizer = rw.Optimizer(model, guard=Guard(every=2, rewinds=1))
+    for seed in range(2):
+        step(model, optimizer, seed)
+    good = held(model)
+    step(model, optimizer, 2)
+    exploded_(model[0], optimizer)
+    with pytest.warns(RuntimeWarning, match="Went back to what was trained in step 2"):
+        step(model, optimizer, 3, factor=0.0)
+    assert same(held(model) | {k: good[k] for k in good if "batches" in k}, good)
+
+
+def test_statistics_that_never_were_finite_or_there_are_nobodys_business():
+    model = normed()
+    model.unused = nn.BatchNorm1d(3)
+    model.unused.running_mean.fill_(float("nan"))
+    model.lazy = nn.LazyBatchNorm1d(affine=False)
+    model.meta = nn.BatchNorm1d(2, affine=False, device="meta")
+    model.none = nn.BatchNorm1d(2, track_running_stats=False)
+    model.forward = lambda x: model[1](model[0](x))
+    optimizer = rw.Optimizer(model, guard=Guard(every=1, rewinds=1))
+    for seed in range(3):
+        step(model, optimizer, seed)
+    assert optimizer.incidents == Incidents() and optimizer.steps == 3
 
 
 @pytest.mark.parametrize("break_, message", BROKEN.values(), ids=BROKEN)

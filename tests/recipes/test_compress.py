@@ -128,6 +128,7 @@ def test_the_folder_holds_what_is_promised(options):
     assert metrics["after"]["parameters"] < metrics["before"]["parameters"]
     assert metrics["after"]["flops"] < metrics["before"]["flops"]
     assert metrics["steps"] == STEPS == len(outcome.history)
+    assert metrics["incidents"] == {}
     assert set(metrics["curve"]) == {"plain", "calibrated"}
 
 
@@ -244,6 +245,7 @@ def test_the_table_compares_the_stages(options):
         ({"tolerance": 0.1}, "--keep and --tolerance"),
         ({"distill": 2.0}, "--distill must be in"),
         ({"heal_steps": -1}, "--heal-steps must not be negative"),
+        ({"rewinds": -1}, "--rewinds must not be negative"),
         ({"plain": True, "products": True}, "no --products"),
         ({"model": "mlp", "data": None}, "has to be trained first"),
         ({"weights": Path("x.safetensors")}, "--weights are of an image classifier"),

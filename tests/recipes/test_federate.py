@@ -173,6 +173,23 @@ def test_a_resumed_run_keeps_its_options_and_its_data(options):
         federate(FederateOptions(model=options.model, output=options.output, resume=True), SILENT)
 
 
+def test_a_round_that_has_changed_under_a_stopped_run_is_named(options):
+    def interrupt(line):
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        federate(options, Watcher(say=lambda message: None, step=interrupt))
+    (file,) = options.output.glob("*/rounds.jsonl")
+    sound = file.read_text()
+    line = json.loads(sound)
+    file.write_text(json.dumps(line | {"accuracy": line["accuracy"] / 2}) + "\n")
+    again = FederateOptions(model=options.model, output=options.output, resume=True)
+    with pytest.raises(ValueError, match=r"rounds\.jsonl is not what it was when .*server"):
+        federate(again, SILENT)
+    file.write_text(sound)
+    federate(again, SILENT)
+
+
 def test_an_earlier_run_is_not_overwritten_unless_asked(options):
     federate(options, SILENT)
     with pytest.raises(ValueError, match="is not empty; --resume .*--overwrite"):

@@ -210,6 +210,34 @@ def test_a_resumed_run_keeps_its_options_and_its_data(options, labelled_file, tm
 
 
 @pytest.mark.parametrize(
+    "name, old, new",
+    [
+        ("options.json", '"lr": 0.01', '"lr": 0.03'),
+        ("history.jsonl", '"step": 2, "loss": ', '"step": 2, "loss": 1'),
+        ("history.jsonl", '"step": 2, "loss": ', '"step": 2, "lost": '),
+    ],
+)
+def test_a_record_that_has_changed_under_a_stopped_run_is_named(options, name, old, new):
+    def interrupt(line):
+        if line["step"] == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(training.Interrupted):
+        finetune(options, Watcher(lambda message: None, interrupt))
+    file = options.output / name
+    sound = file.read_text()
+    assert sound.count(old) == 1
+    file.write_text(sound.replace(old, new))
+    damaged = file.read_bytes()
+    again = FinetuneOptions(output=options.output, resume=True)
+    with pytest.raises(ValueError, match=rf"{name} is not what "):
+        finetune(again, SILENT)
+    assert file.read_bytes() == damaged
+    file.write_text(sound)
+    finetune(again, SILENT)
+
+
+@pytest.mark.parametrize(
     "change, message",
     [
         ({"steps": 0}, "--steps must be at least 1, got 0"),

@@ -13,11 +13,12 @@ from rankwise.io.placing import (
     place_,
     with_scales_of,
 )
-from rankwise.io.state import check_fits, entry_of, running_statistics, trained_tensors
+from rankwise.io.state import check_fits, entry_of, trained_tensors
 from rankwise.io.state import put_ as copy_into_
 from rankwise.io.stored import Stored, stored
 from rankwise.nn.base import check_module
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
+from rankwise.nn.statistics import running_statistics
 from rankwise.optim.ownership import owner_of
 from rankwise.surgery.layers import replace_
 

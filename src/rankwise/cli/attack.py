@@ -3,6 +3,7 @@
 from rankwise.cli.progress import progress
 from rankwise.cli.report import hint
 from rankwise.cli.table import comparison
+from rankwise.recipes.alone import alone_in
 from rankwise.recipes.attack import FIGURE, TABLE, attack, table_of
 from rankwise.recipes.attack_options import AttackOptions, AttackSettings
 from rankwise.recipes.folder import METRICS
@@ -17,7 +18,7 @@ def run_attack(subjects: tuple[str, ...] = (), /, *, settings: AttackSettings) -
             trained module [three networks, trained here first].
     """
     options = AttackOptions(**vars(settings), subjects=subjects)
-    with progress(_state) as (console, watcher):
+    with alone_in(options.output), progress(_state) as (console, watcher):
         outcome = attack(options, watcher)
     console.print(comparison(*table_of(outcome.metrics)))
     for name, measures in outcome.metrics["models"].items():

@@ -3,6 +3,7 @@
 from rankwise.cli.progress import progress
 from rankwise.cli.report import hint
 from rankwise.cli.table import comparison
+from rankwise.recipes.alone import alone_in
 from rankwise.recipes.compress import FIGURE, PLAIN, TABLE, compress
 from rankwise.recipes.compress_options import CompressOptions
 from rankwise.recipes.compress_table import table_of
@@ -12,7 +13,7 @@ from rankwise.recipes.history import Line
 
 def run_compress(options: CompressOptions) -> None:
     """Make a trained model smaller, heal it, and print how it compares with its original."""
-    with progress(_state) as (console, watcher):
+    with alone_in(options.output), progress(_state) as (console, watcher):
         outcome = compress(options, watcher)
     console.print(comparison(*table_of(outcome.metrics)))
     files = ", ".join(str(outcome.folder / name) for name in (FIGURE, TABLE, METRICS))

@@ -2,6 +2,7 @@
 
 from rankwise.cli.progress import progress
 from rankwise.cli.table import comparison
+from rankwise.recipes.alone import alone_in
 from rankwise.recipes.federate import FIGURE, TABLE, federate
 from rankwise.recipes.federate_options import FederateOptions
 from rankwise.recipes.federate_table import table_of
@@ -11,7 +12,7 @@ from rankwise.recipes.history import Line
 
 def run_federate(options: FederateOptions) -> None:
     """Train on the data of many clients in low rank, and print how it compares with FedAvg."""
-    with progress(_state) as (console, watcher):
+    with alone_in(options.output), progress(_state) as (console, watcher):
         outcome = federate(options, watcher)
     console.print(comparison(*table_of(outcome.metrics)))
     files = ", ".join(str(outcome.folder / name) for name in (FIGURE, TABLE, METRICS))

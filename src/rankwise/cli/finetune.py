@@ -5,6 +5,7 @@ from typing import Any
 from rankwise.cli.progress import progress
 from rankwise.cli.report import hint
 from rankwise.recipes.adapter_run import FIGURE, LORA, Outcome
+from rankwise.recipes.alone import alone_in
 from rankwise.recipes.finetune import HEAD, finetune
 from rankwise.recipes.folder import METRICS
 from rankwise.recipes.history import Line
@@ -17,7 +18,7 @@ CELL = 160
 
 def run_finetune(options: FinetuneOptions) -> None:
     """Fine-tune a pretrained model on texts, and print what came out."""
-    with progress(_state) as (console, watcher):
+    with alone_in(options.output), progress(_state) as (console, watcher):
         outcome = finetune(options, watcher)
     if outcome.metrics.get("samples"):
         _print_samples(console, outcome.metrics["samples"])

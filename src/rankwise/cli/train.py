@@ -3,6 +3,7 @@
 from rankwise.cli.progress import progress
 from rankwise.cli.report import hint
 from rankwise.cli.table import comparison
+from rankwise.recipes.alone import alone_in
 from rankwise.recipes.comparison import table_of
 from rankwise.recipes.folder import METRICS
 from rankwise.recipes.history import Line
@@ -12,7 +13,7 @@ from rankwise.recipes.train_options import TrainOptions
 
 def run_train(options: TrainOptions) -> None:
     """Train an image classifier in low rank, and print how it compares with its dense twin."""
-    with progress(_state) as (console, watcher):
+    with alone_in(options.output), progress(_state) as (console, watcher):
         outcome = train_classifier(options, watcher)
     console.print(comparison(*table_of(outcome.metrics)))
     ranks = outcome.metrics["ranks"].values()

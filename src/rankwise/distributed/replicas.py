@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Variable
 
-from rankwise.distributed.team import Team
+from rankwise.distributed.team import Alone, Team
 from rankwise.distributed.wrapping import check_wrapping, holds_back, rest_anchors_
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
 
@@ -237,7 +237,11 @@ def replicas_in(model: nn.Module) -> Replicas | None:
     return next((replicas for replicas in made if replicas is not None), None)
 
 
+def team_of(model: nn.Module) -> Team:
+    """The processes that share `model`: those of `prepare`, or this one alone."""
+    return replicas_in(model) or Alone()
+
+
 def writes_files(model: nn.Module) -> bool:
     """Whether this process writes what is saved of `model`: the first of those that share it."""
-    replicas = replicas_in(model)
-    return replicas is None or replicas.is_first
+    return team_of(model).is_first

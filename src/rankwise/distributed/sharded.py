@@ -68,6 +68,11 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     return _nowhere(_any(flags), tensors)
 
 
+def finite_here(t: Tensor) -> bool:
+    """Whether what this process holds of `t` is finite; no collective."""
+    return bool(_local(t).isfinite().all())
+
+
 def _nowhere(found: Tensor, tensors: Sequence[Tensor]) -> bool:
     """Whether `found`, 1 or 0, is 0 on all processes that hold parts of `tensors`."""
     # In the order of the parameters, for all processes have to go through them in the same one.

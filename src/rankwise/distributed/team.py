@@ -1,13 +1,15 @@
 """The processes that share a batch, and what they tell each other."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from rankwise.distributed.flat import carried, first, flatten, pieces, same_everywhere
+
+Result = TypeVar("Result")
 
 
 class Team:
@@ -47,19 +49,42 @@ class Team:
             dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def once(self, write: Callable[[], Any]) -> None:
-        """Let the first process `write`; all go on when that is done, and all fail if it fails."""
+    def everywhere(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns here, when all have done it; where it fails on one, all fail.
+
+        So none goes on to what all have to do together, and waits there for one that has left.
+
+        Raises:
+            RuntimeError: naming the process that failed, on those that did not.
+        """
         error: Exception | None = None
-        if self.is_first:
-            try:
-                write()
-            except Exception as raised:
-                error = raised
-        failures = self.gathered(None if error is None else f"{type(error).__name__}: {error}")
+        done: list[Result] = []
+        try:
+            done.append(work())
+        except Exception as raised:
+            error = raised
+        told = self.gathered(None if error is None else f"{type(error).__name__}: {error}")
         if error is not None:
-            raise error
-        if failures[0] is not None:
-            raise RuntimeError(f"the first process could not write: {failures[0]}")
+            try:
+                raise error
+            finally:
+                # Its traceback holds this frame, and all that the work held.
+                del error
+        failed = next((n for n, failure in enumerate(told) if failure is not None), None)
+        if failed is not None:
+            raise RuntimeError(f"process {failed} failed: {told[failed]}")
+        return done[0]
+
+    def by_first(self, work: Callable[[], Result]) -> Result | None:
+        """What `work` returns on the first process, None on the others; all wait for it to end."""
+        return self.everywhere(work if self.is_first else lambda: None)
+
+    def first_told(self, text: str) -> str:
+        """The `text` of the first process that has one, "" where none has."""
+        if not self.together:
+            return text
+        (telling,), _ = self.sums([torch.tensor([bool(text)])], torch.float32)
+        return next(filter(None, self.gathered(text))) if telling.item() else ""
 
     def agreed(self, numbers: Sequence[int]) -> list[int]:
         """The first process's integers; all have equally many."""
@@ -85,3 +110,14 @@ class Team:
         flat = carried(flatten(tensors, dtype), self.group)
         dist.all_reduce(flat, group=self.group)
         return pieces(flat, tensors), flat.numel() * flat.element_size()
+
+
+class Alone(Team):
+    """One process that shares its model with none, whatever others run."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    @property
+    def together(self) -> bool:
+        return False

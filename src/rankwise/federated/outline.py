@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from rankwise.federated.message import Arrays
-from rankwise.io.state import dense_trained, running_statistics
+from rankwise.io.state import dense_trained
 from rankwise.io.stored import join
 from rankwise.nn.factored import Factored
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
+from rankwise.nn.statistics import running_statistics
 
 
 class Weight(NamedTuple):

@@ -2,8 +2,10 @@
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -21,6 +23,8 @@ from rankwise.io.path import given_path
 from rankwise.io.state import check_fits, trained_tensors
 from rankwise.io.state import put_ as put_stored_
 from rankwise.io.stored import join, stored
+from rankwise.io.training_arguments import check_progress
+from rankwise.io.training_file import object_of
 from rankwise.numerics.given import check_integer, check_number
 
 FORMAT = "rankwise-federated"
@@ -115,20 +119,33 @@ class Server:
             tuple(round.events), round.void,
         )  # fmt: skip
 
-    def save(self, path: str | Path) -> None:
-        """Write the state and the number of the next round, atomically, as one safetensors file."""
+    def save(self, path: str | Path, progress: Mapping[str, Any] | None = None) -> None:
+        """Write the state and the number of the next round, atomically, as one safetensors file.
+
+        With `progress`, what JSON can hold, which `load` returns.
+
+        Raises:
+            TypeError: for a `progress` that JSON cannot hold. No file is written then.
+            ValueError: for a state that `load` would refuse, with a NaN for example.
+            OSError: naming the file, if the system cannot write it; what was there is as it was.
+        """
         file = given_path(path, "path")
+        own = {} if progress is None else progress
+        check_progress(own)
         put_(self.model, self.state)
         tensors, content = trained_tensors(self.model)
         stored(file, tensors, content)
-        document = {"model": content, "round": self.number}
+        document = {"model": content, "round": self.number, "progress": dict(own)}
+        document |= {"draws": self._draws()}
         write_document(file, tensors, document, format=FORMAT, version=VERSION)
 
-    def load(self, path: str | Path) -> None:
-        """Go on where `save` was called; ranks follow the file.
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Go on where `save` was called; ranks follow the file. Returns its `progress`.
 
         The file has the state of the model and the number of the next round. Method, names of the
-        clients, participation and seed are those of this server, and may be others than before.
+        clients, participation and seed are those of this server; where they were others (of the
+        method its kind, not its numbers), so that rounds do not go on as without a stop, there is a
+        RuntimeWarning.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -138,11 +155,29 @@ class Server:
         number = document.content.get("round")
         if type(number) is not int or number < 0:
             raise ValueError(f"{document.path}: 'round' must be a number, got {number!r}")
-        model = document.content.get("model")
-        if not isinstance(model, dict):
-            raise ValueError(f"{document.path}: 'model' must describe a model, got {model!r}")
+        model = object_of(document, "model")
+        progress = object_of(document, "progress", default={})
+        draws = object_of(document, "draws", default=self._draws())
         state = stored(document.path, document.tensors, model)
         check_fits(self.model, state)
         check_base(state.path, state.fingerprints, fingerprints(self.model))
         put_stored_(self.model, state)
         self.number, self.state = number, state_of(self.model)
+        other = [name for name, own in self._draws().items() if draws.get(name) != own]
+        if other:
+            warnings.warn(
+                f"{document.path} is of a server with other {' and '.join(other)}: rounds do not "
+                "go on as they would have without a stop",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return progress
+
+    def _draws(self) -> dict[str, Any]:
+        """What decides, beside the state, how rounds go on."""
+        return {
+            "method": type(self.method).__name__,
+            "clients": list(self.clients),
+            "participants of a round": self.count,
+            "seed": self.seed,
+        }

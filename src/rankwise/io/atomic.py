@@ -2,10 +2,11 @@
 
 import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from rankwise.io.in_place import beside, put_in_place
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.S)
 """Names of what a killed process leaves."""
@@ -39,7 +40,7 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder: give the path of a file")
     folder = paths[0].parent
-    temporaries = [p.with_name(f".{p.name}.{secrets.token_hex(4)}.tmp") for p in paths]
+    temporaries = list(map(beside, paths))
     with telling(paths[0]):
         try:
             make_folder(folder)
@@ -49,10 +50,10 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
                 # Some writers leave mode 600; what is saved is as readable as any new file.
                 temporary.chmod(mode)
                 flush(temporary)
-            if len(paths) > 1:
-                paths[-1].unlink(missing_ok=True)
-            for temporary, path in zip(temporaries, paths, strict=True):
-                os.replace(temporary, path)
+            if len(paths) == 1:
+                os.replace(temporaries[0], paths[0])
+            else:
+                put_in_place(temporaries, paths)
         finally:
             for temporary in temporaries:
                 # An error before this one is the one to tell.

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rankwise.distributed.replicas import Replicas
+from rankwise.distributed.team import Team
 from rankwise.io.document import Document, read_document, told_of
 from rankwise.io.tensor_file import Damaged
 
-NAME = re.compile(r"step-(\d{6,})\.safetensors")
+NAME = re.compile(r"step-(\d{6,18})\.safetensors")
+LAST = 10**18 - 1
+"""The greatest step: what 64 bits hold, for it is sent from process to process."""
 SCORE = "score"
 """Key of the content."""
 NONE = -1
@@ -21,10 +23,10 @@ MOST = sys.float_info.max
 def step_of(progress: Mapping[str, Any]) -> int:
     """`progress["step"]`; ValueError where there is none to number a file by."""
     step = progress.get("step")
-    if type(step) is not int or step < 0:
+    if type(step) is not int or not 0 <= step <= LAST:
         raise ValueError(
-            "`path` is a folder, whose files are numbered by `progress['step']`, an integer >= 0; "
-            f"got {step!r}. Or give the path of a file that ends in .safetensors"
+            "`path` is a folder, whose files are numbered by `progress['step']`, an integer from 0 "
+            f"to 10^18 - 1; got {step!r}. Or give the path of a file that ends in .safetensors"
         )
     return step
 
@@ -93,7 +95,7 @@ def _of_others(file: Path, format: str) -> bool:
         return True
 
 
-def newest_whole(folder: Path, replicas: Replicas | None, *, format: str, version: int) -> Document:
+def newest_whole(folder: Path, team: Team, *, format: str, version: int) -> Document:
     """The newest file that can be read; those after it are warned of by name.
 
     On several processes the first one chooses for all.
@@ -101,22 +103,12 @@ def newest_whole(folder: Path, replicas: Replicas | None, *, format: str, versio
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: naming all, if none is whole.
+        RuntimeError: naming the process and its error, on the others.
     """
-    if replicas is None:
-        return _newest_whole(folder, format, version)
-    found: Document | None = None
-    error: Exception | None = None
-    if replicas.is_first:
-        try:
-            found = _newest_whole(folder, format, version)
-        except (OSError, ValueError) as raised:
-            error = raised
-    (step,) = replicas.agreed([NONE if found is None else _step(found.path)])
-    if error is not None:
-        raise error
-    if step == NONE:
-        raise ValueError(f"the first process found no whole checkpoint in {folder}")
-    return found or read_document(file_of(folder, step), format=format, version=version)
+    found = team.by_first(lambda: _newest_whole(folder, format, version))
+    (step,) = team.agreed([NONE if found is None else _step(found.path)])
+    file = file_of(folder, step)
+    return team.everywhere(lambda: found or read_document(file, format=format, version=version))
 
 
 def _newest_whole(folder: Path, format: str, version: int) -> Document:
@@ -135,7 +127,7 @@ def _newest_whole(folder: Path, format: str, version: int) -> Document:
             warnings.warn(
                 f"{told}. Going on from {document.path}, the newest that is whole",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=8,
             )
         return document
     raise ValueError(f"no checkpoint in {folder} is whole: {'; '.join(flaws)}")

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rankwise.io.ordinary import ordinary
+
 MAX_BYTES = 2**26
 """Of a file or text; Python's objects take about thirty times as much."""
 MAX_DEPTH = 128
@@ -15,9 +17,9 @@ SHOWN = 80
 def read_object(path: Path, what: str = "object") -> dict[str, Any]:
     """The object in a file; ValueError, naming it, where there is none, OSError without a file.
 
-    No more of the file is read than `MAX_BYTES`, be it a device that never ends.
+    No more of the file is read than `MAX_BYTES`, and nothing of a pipe or a device.
     """
-    with path.open("rb") as file:
+    with open(path, "rb", opener=ordinary) as file:
         content = file.read(MAX_BYTES + 1)
     return parsed(content, str(path), what)
 

@@ -9,9 +9,10 @@ from torch import nn
 from rankwise.check.base import fingerprints
 from rankwise.distributed.sharded import whole
 from rankwise.io.fingerprint import check_base, of_modules
-from rankwise.io.state import check_dense_fits, check_fits, put_, running_statistics
+from rankwise.io.state import check_dense_fits, check_fits, put_
 from rankwise.io.stored import Stored, StoredLayer, a, join
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
+from rankwise.nn.statistics import running_statistics
 from rankwise.numerics.factors import Factors
 from rankwise.surgery.adapter import adapter_for, factor_like, map_kind, map_obstacle, map_shape
 from rankwise.surgery.layers import Layer, parametric_layers, replace_

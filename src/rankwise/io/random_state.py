@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rankwise.distributed.replicas import Replicas
+from rankwise.distributed.team import Team
 from rankwise.io.json_object import short
 
 OTHERS = "others"
 """States of the processes after the first, in the state of the first; absent if it is alone."""
 
 
-def random_state(replicas: Replicas | None = None) -> dict[str, Any]:
+def random_state(team: Team) -> dict[str, Any]:
     """States of torch's generators (CPU and every CUDA device) and of Python's `random`.
 
-    With `replicas`, which all processes pass at once, those of the others are in it too.
+    Of all processes of a team, which call this at once.
     """
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     own = {"cpu": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
-    first, *others = [own] if replicas is None else replicas.gathered(own)
+    first, *others = team.gathered(own)
     return {**first, OTHERS: others} if others else dict(first)
 
 

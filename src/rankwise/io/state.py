@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from rankwise.distributed.anchor import is_anchor
@@ -21,13 +20,13 @@ from rankwise.io.stored import (
     check_names,
     check_shape,
     described,
-    join,
     kind_of,
 )
 from rankwise.nn.base import is_transposed
 from rankwise.nn.conv1d import LowRankConv1d
 from rankwise.nn.embedding import LowRankEmbedding
 from rankwise.nn.low_rank import LowRankModule, low_rank_layers
+from rankwise.nn.statistics import running_statistics
 from rankwise.numerics.fingerprint import fingerprint
 
 
@@ -36,16 +35,21 @@ def trained_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]
     return described(trained_state(model))
 
 
-def trained_state(model: nn.Module) -> Stored:
-    """What training changes in `model`, not checked; the tensors are those of the model.
-
-    Sharded ones are gathered: then all processes have to call it.
-    """
+def check_unwrapped(model: nn.Module) -> None:
+    """ValueError for a model in DDP."""
     if isinstance(model, DistributedDataParallel):
         raise ValueError(
             "the model is wrapped in DistributedDataParallel, and all names in the file would "
             "begin with 'module.': give the model inside, `ddp.module`"
         )
+
+
+def trained_state(model: nn.Module) -> Stored:
+    """What training changes in `model`, not checked; the tensors are those of the model.
+
+    Sharded ones are gathered: then all processes have to call it.
+    """
+    check_unwrapped(model)
     layers = {name: entry_of(layer) for name, layer in low_rank_layers(model).items()}
     dense = {name: whole(p) for name, p in dense_trained(model).items()}
     return Stored("the model", layers, dense, running_statistics(model), {})
@@ -144,16 +148,6 @@ def dense_trained(model: nn.Module) -> dict[str, nn.Parameter]:
         n: p
         for n, p in model.named_parameters()
         if p.requires_grad and id(p) not in factors and not is_anchor(n)
-    }
-
-
-def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers that a forward pass in training changes: those of batch and instance norms."""
-    return {
-        join(name, key): buffer
-        for name, module in model.named_modules()
-        if isinstance(module, _NormBase)
-        for key, buffer in module.named_buffers(recurse=False)
     }
 
 

@@ -115,6 +115,10 @@ def opened(path: Path, asked: str = "") -> Iterator[Any]:
                     f"the longest may have {MAX_NAME}"
                 )
             yield file
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"{asked}{path} could not be read: {error}") from error
     except SafetensorError as error:
         raise Damaged(
             f"{asked}{path} is damaged: it is not a whole safetensors file: {error}"

@@ -1,36 +1,53 @@
 """The state of a training run in a file, from which it goes on exactly as if never stopped."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rankwise.check.base import fingerprints
-from rankwise.distributed.replicas import replicas_in
+from rankwise.distributed.replicas import team_of
 from rankwise.distributed.sharded import whole
+from rankwise.distributed.team import Team
 from rankwise.io import checkpoints
 from rankwise.io.document import Document, read_document, write_document
 from rankwise.io.fingerprint import check_base
-from rankwise.io.json_object import short
 from rankwise.io.optimizer_state import check_optimizer_state
-from rankwise.io.path import given_path
 from rankwise.io.random_state import check_random_state, random_state, set_random_state_
-from rankwise.io.state import check_fits, dense_trained, put_, trained_tensors
-from rankwise.io.stored import check_names, stored
-from rankwise.io.tree import flatten, unflatten
+from rankwise.io.state import (
+    check_fits,
+    check_unwrapped,
+    dense_trained,
+    put_,
+    trained_state,
+    trained_tensors,
+)
+from rankwise.io.stored import Stored, check_names, stored
+from rankwise.io.training_arguments import (
+    FILE,
+    check_inside,
+    check_progress,
+    check_states,
+    given_place,
+)
+from rankwise.io.training_file import (
+    MODEL_PREFIX,
+    STATE_PREFIX,
+    check_kinds,
+    check_schedule,
+    kind_of,
+    object_of,
+    states_of,
+    tensors_of,
+)
+from rankwise.io.tree import flatten
 from rankwise.nn.low_rank import low_rank_layers
 
 FORMAT = "rankwise-training"
 VERSION = 1
-STATE_PREFIX = "state."
-MODEL_PREFIX = "model."
-FILE = ".safetensors"
-OTHER_FILES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
-"""What a path may not end in: nobody would look for a folder there."""
 
 
 def save_training(
@@ -64,7 +81,7 @@ def save_training(
             all that it trains is in `model`.
         scheduler: the same.
         progress: what JSON can hold, returned by `load_training`; keys are strings. For a folder
-            it has a `step`, an integer >= 0.
+            it has a `step`, an integer from 0 to 10^18 - 1.
         keep: how many of the newest files stay in a folder, >= 1.
         score: how good the state is, lower is better, such as a held-out loss. The file in the
             folder with the lowest score stays beside the newest.
@@ -74,43 +91,52 @@ def save_training(
         ValueError: for a model that `load_training` would refuse, with a NaN for example, for an
             optimizer of another model, and for a folder that holds a later step.
         OSError: naming the file, if the system cannot write it; what was there is as it was.
-        RuntimeError: on the other processes, if the first one could not write.
+        RuntimeError: on the other processes, if one has failed, naming it and its error.
     """
-    place = _checked(path)
-    _check_json(progress)
-    checkpoints.check_keeping(keep, score)
-    step = None if place.suffix == FILE else checkpoints.step_of(progress)
-    file = place if step is None else checkpoints.file_of(place, step)
-    _check_states(optimizer, scheduler)
-    _check_inside(model, optimizer)
+    team = team_of(model)
+
+    def checked() -> tuple[Path, Path]:
+        place = given_place(path)
+        check_progress(progress)
+        checkpoints.check_keeping(keep, score)
+        check_states(optimizer, scheduler)
+        check_unwrapped(model)
+        check_inside(model, optimizer)
+        in_folder = place.suffix != FILE
+        step = checkpoints.step_of(progress) if in_folder else 0
+        return place, checkpoints.file_of(place, step) if in_folder else place
+
+    # Where one process has nothing to save, the others must not begin to gather.
+    place, file = team.everywhere(checked)
     parts, content = trained_tensors(model)
-    stored(file, parts, content)
-    replicas = replicas_in(model)
     values: list[Any] = []
-    state = {
-        "optimizer": optimizer.state_dict(),
-        "scheduler": None if scheduler is None else scheduler.state_dict(),
-        "random": random_state(replicas),
-    }
-    tree = {key: flatten(value, values, key) for key, value in state.items()}
+
+    def flat() -> dict[str, Any]:
+        stored(file, parts, content)
+        states: dict[str, Any] = {"optimizer": optimizer.state_dict()}
+        states |= {"scheduler": None if scheduler is None else scheduler.state_dict()}
+        return {key: flatten(value, values, key) for key, value in states.items()}
+
+    tree = team.everywhere(flat)
+    tree |= {"random": flatten(random_state(team), values, "random")}
     tensors = {MODEL_PREFIX + name: t for name, t in parts.items()}
     tensors |= {f"{STATE_PREFIX}{i}": whole(t) for i, t in enumerate(values)}
-    types = {"optimizer": _kind(optimizer), "scheduler": _kind(scheduler)}
+    types = {"optimizer": kind_of(optimizer), "scheduler": kind_of(scheduler)}
     told: dict[str, Any] = {"model": content, "types": types, "tree": tree}
     told |= {"progress": dict(progress)}
     told |= {} if score is None else {checkpoints.SCORE: float(score)}
+    team.by_first(lambda: _write(place, file, tensors, told, keep))
 
-    def write() -> None:
-        if step is not None:
-            checkpoints.check_newest(place, step, format=FORMAT, version=VERSION)
-        write_document(file, tensors, told, format=FORMAT, version=VERSION)
-        if step is not None:
-            checkpoints.retain(place, keep, format=FORMAT)
 
-    if replicas is None:
-        write()
-    else:
-        replicas.once(write)
+def _write(
+    place: Path, file: Path, tensors: Mapping[str, Tensor], told: Mapping[str, Any], keep: int
+) -> None:
+    if file != place:
+        step = told["progress"]["step"]
+        checkpoints.check_newest(place, step, format=FORMAT, version=VERSION)
+    write_document(file, tensors, told, format=FORMAT, version=VERSION)
+    if file != place:
+        checkpoints.retain(place, keep, format=FORMAT)
 
 
 def load_training(
@@ -145,129 +171,69 @@ def load_training(
             scheduler do not belong together, or the frozen weights are not those of the run. The
             model is then unchanged.
     """
-    document = _document(_checked(path), model)
-    _check_kinds(document, optimizer, scheduler)
-    _check_inside(model, optimizer)
-    described, progress = (_object(document, key) for key in ("model", "progress"))
-    state = stored(document.path, _part(document, MODEL_PREFIX), described)
+    team = team_of(model)
+    place = team.everywhere(lambda: given_place(path))
+    document = _document(place, team)
+    state, states = team.everywhere(lambda: _checked(document, model, optimizer, scheduler))
+    # What is sharded is gathered for these two, by all.
+    now, before = fingerprints(model), _copied(trained_state(model))
+    team.everywhere(lambda: check_base(state.path, state.fingerprints, now))
+
+    def put() -> None:
+        put_(model, state)
+        try:
+            optimizer.load_state_dict(states["optimizer"])
+            if scheduler is not None:
+                scheduler.load_state_dict(states["scheduler"])
+        except Exception as error:
+            raise ValueError(
+                f"{document.path}: optimizer or scheduler do not fit: {error}"
+            ) from error
+
+    try:
+        team.everywhere(put)
+    except Exception:
+        put_(model, before)
+        raise
+    set_random_state_(states["random"], team.process)
+    return object_of(document, "progress")
+
+
+def _checked(
+    document: Document, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
+) -> tuple[Stored, dict[str, Any]]:
+    """What belongs into the model, and the states of all else."""
+    check_kinds(document, optimizer, scheduler)
+    check_inside(model, optimizer)
+    described, _ = (object_of(document, key) for key in ("model", "progress"))
+    state = stored(document.path, tensors_of(document, MODEL_PREFIX), described)
     if state.layers and not low_rank_layers(model):
         raise ValueError("the model has no low-rank layers; `adapt_` it, then make the optimizer")
     check_fits(model, state)
-    check_base(state.path, state.fingerprints, fingerprints(model))
     check_names(document.path, set(dense_trained(model)), set(state.dense), "dense parameter")
-    tree = _tree(document)
-    check_random_state(document.path, tree["random"])
-    check_optimizer_state(document.path, optimizer, tree["optimizer"])
-    _check_schedule(document.path, scheduler, tree["scheduler"])
-    before = stored(document.path, *_copied(model))
-    put_(model, state)
-    try:
-        optimizer.load_state_dict(tree["optimizer"])
-        if scheduler is not None:
-            scheduler.load_state_dict(tree["scheduler"])
-    except Exception as error:
-        put_(model, before)
-        raise ValueError(f"{document.path}: optimizer or scheduler do not fit: {error}") from error
-    replicas = replicas_in(model)
-    set_random_state_(tree["random"], 0 if replicas is None else replicas.process)
-    return dict(progress)
+    states = states_of(document)
+    check_random_state(document.path, states["random"])
+    check_optimizer_state(document.path, optimizer, states["optimizer"])
+    check_schedule(document.path, scheduler, states["scheduler"])
+    return state, states
 
 
-def _document(place: Path, model: nn.Module) -> Document:
+def _document(place: Path, team: Team) -> Document:
     if place.suffix == FILE:
-        return read_document(place, format=FORMAT, version=VERSION)
-    return checkpoints.newest_whole(place, replicas_in(model), format=FORMAT, version=VERSION)
+        return team.everywhere(lambda: read_document(place, format=FORMAT, version=VERSION))
+    return checkpoints.newest_whole(place, team, format=FORMAT, version=VERSION)
 
 
-def _check_states(optimizer: Any, scheduler: Any) -> None:
-    for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
-        if not hasattr(part, "state_dict") and not (part is None and name == "scheduler"):
-            raise TypeError(f"`{name}` must have a `state_dict()`, got {type(part).__name__}")
-
-
-def _check_inside(model: nn.Module, optimizer: Any) -> None:
-    own = {id(p) for p in model.parameters()}
-    if any(id(p) not in own for group in optimizer.param_groups for p in group["params"]):
-        raise ValueError(
-            "`optimizer` trains parameters that are not in `model`: it was made for another model, "
-            "or for one that holds this one. Give the model that it was made for."
-        )
-
-
-def _checked(path: str | Path) -> Path:
-    place = given_path(path, "path")
-    if place.suffix in OTHER_FILES or (place.suffix != FILE and place.is_file()):
-        raise ValueError(f"`path` must be a folder or end in {FILE}, got {str(path)!r}")
-    return place
-
-
-def _check_json(progress: Mapping[str, Any]) -> None:
-    if not isinstance(progress, Mapping):
-        raise TypeError(f"`progress` must be a dict such as {{'step': 50}}, got {progress!r}")
-    try:
-        same = json.loads(json.dumps(dict(progress))) == dict(progress)
-    except TypeError as error:
-        raise TypeError(f"`progress` must be what JSON can hold: {error}") from error
-    if not same:
-        raise TypeError(
-            "`progress` does not come back from JSON as it is; use lists instead of tuples, "
-            f"strings as keys, and no NaN. Got {progress!r}"
-        )
-
-
-def _kind(part: object) -> str | None:
-    return None if part is None else type(part).__name__
-
-
-def _check_kinds(document: Document, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
-    types = _object(document, "types")
-    for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
-        kind = types.get(name)
-        if kind != _kind(part):
-            told = kind if isinstance(kind, str) else short(kind)
-            raise ValueError(f"{document.path} was saved with {name} {told}, got {_kind(part)}")
-
-
-def _object(document: Document, key: str) -> dict[str, Any]:
-    value = document.content.get(key)
-    if not isinstance(value, dict):
-        raise ValueError(f"{document.path}: {key!r} of the metadata is {short(value)}, no object")
-    return value
-
-
-def _check_schedule(path: Path, scheduler: Any, state: Any) -> None:
-    """A stock scheduler takes any names for its own: those of methods, and what steps read."""
-    if scheduler is None:
-        return
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise ValueError(f"{path}: the state of the scheduler is {short(state)}, no dict of names")
-    for name in state:
-        if name.startswith("__") or callable(getattr(scheduler, name, None)):
-            raise ValueError(f"{path}: the state of the scheduler names {name!r}, a method")
-
-
-def _part(document: Document, prefix: str) -> dict[str, Any]:
-    return {
-        name.removeprefix(prefix): t
-        for name, t in document.tensors.items()
-        if name.startswith(prefix)
+def _copied(state: Stored) -> Stored:
+    layers = {
+        name: entry._replace(factors=_cloned(entry.factors)) for name, entry in state.layers.items()
     }
+    dense, statistics = (
+        {name: t.detach().clone() for name, t in part.items()}
+        for part in (state.dense, state.statistics)
+    )
+    return state._replace(layers=layers, dense=dense, statistics=statistics)
 
 
-def _tree(document: Document) -> dict[str, Any]:
-    by_index = _part(document, STATE_PREFIX)
-    names = {str(i) for i in range(len(by_index))}
-    check_names(document.path, names, set(by_index), "state tensor")
-    tensors = [by_index[str(i)] for i in range(len(by_index))]
-    tree = document.content.get("tree")
-    if not isinstance(tree, dict) or set(tree) != {"optimizer", "scheduler", "random"}:
-        raise ValueError(f"{document.path}: the metadata has no tree of states")
-    try:
-        return {key: unflatten(node, tensors) for key, node in tree.items()}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{document.path}: {error}") from error
-
-
-def _copied(model: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    tensors, content = trained_tensors(model)
-    return {name: t.detach().clone() for name, t in tensors.items()}, content
+def _cloned(factors: Any) -> Any:
+    return factors._make(t.detach().clone() for t in factors)

@@ -10,13 +10,17 @@ class Incidents(NamedTuple):
     """What a guard has met, since the optimizer was made or as it was saved."""
 
     repaired: int = 0
-    """Layers whose bases were made orthonormal again."""
+    """Layers whose bases were made orthonormal again, norms whose statistics were put back."""
     detours: int = 0
     """SVDs that did not converge at first, and then did by another route."""
     rewound: int = 0
     """How often training went back to its last good state."""
     bounded: int = 0
     """Examinations that found the ranks of all layers at a bound of the rank rule."""
+
+    def plus(self, more: "Incidents") -> "Incidents":
+        """Both together."""
+        return Incidents(*(own + new for own, new in zip(self, more, strict=True)))
 
 
 def met(incidents: Incidents) -> dict[str, int]:
@@ -30,13 +34,14 @@ class Guard:
 
     A step whose gradient is not finite, or so large that its squares are not, is skipped. Now and
     then all layers are examined, for which the device is waited for: bases that have lost
-    their orthonormality are repaired, the weight unchanged. Where factors or moments are not
-    finite, a core has exploded, or no step has been possible for long, there is nothing to repair:
-    training goes back to where the last examination found all well, or ends with an error. Where
-    ranks stay at a bound, so that it is not the layers that decide them, there is a warning.
+    their orthonormality are repaired, the weight unchanged. Running statistics of norms that a bad
+    batch has made infinite are put back. Where factors, other parameters or moments are not finite,
+    a core has exploded, or no step has been possible for long, there is nothing to repair: training
+    goes back to where the last examination found all well, or ends with an error. Where ranks stay
+    at a bound, so that it is not the layers that decide them, there is a warning.
 
-    Going back restores all that is trained, and the moments; the count of steps, the schedule and
-    the data go on, so that the batches that led astray do not come again.
+    Going back restores all that is trained, running statistics and the moments; the count of steps,
+    the schedule and the data go on, so that the batches that led astray do not come again.
 
     Args:
         every: steps between two examinations, >= 1.

@@ -49,6 +49,7 @@ from rankwise.optim.ownership import Version, check_untouched, claim, owner_of, 
 from rankwise.optim.rank_rule import Clock, FixedRank, RankRule
 from rankwise.optim.reevaluation import advance_together, check_deterministic
 from rankwise.optim.rest import INPUT, count_inputs, let_rest, wake
+from rankwise.optim.statistics import Statistics
 from rankwise.optim.step_control import StepControl
 from rankwise.optim.together import (
     align,
@@ -208,7 +209,7 @@ class Optimizer(torch.optim.Optimizer):
         several = self.integrator.same_matrix and self.integrator.points > 1
         self._batches = Batches(self.layers if several else [])
         claim(self, self.layers)
-        self._watch = Watch(self.guard, self.layers)
+        self._watch = Watch(self.guard, self.layers, Statistics(self._model))
         weakref.finalize(self, wake, [weakref.ref(layer) for _, layer in self.layers])
         self._let_rest()
 
@@ -324,7 +325,7 @@ class Optimizer(torch.optim.Optimizer):
                     yield p.grad
 
     def _met(self, new: Incidents) -> None:
-        self.incidents = Incidents(*map(sum, zip(self.incidents, new, strict=True)))
+        self.incidents = self.incidents.plus(new)
 
     def _dense(self) -> list[tuple[dict[str, Any], list[Tensor]]]:
         """Each group, and what of it is no factor."""
@@ -335,8 +336,10 @@ class Optimizer(torch.optim.Optimizer):
         ]
 
     def _held(self) -> Held:
+        names = {id(p): name for name, p in self._model.named_parameters()}
         dense = [p for _, own in self._dense() for p in own]
-        return Held(dense, self.state, self.rank_rule, self.incidents.rewound)
+        named = {names.get(id(p), f"parameter {i}"): p for i, p in enumerate(dense)}
+        return Held(named, self.state, self.rank_rule, self.incidents.rewound)
 
     def _present(self, integrator: Integrator) -> list[Moving]:
         """All layers that have a gradient."""

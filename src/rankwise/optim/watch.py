@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rankwise.distributed.sharded import all_finite
+from rankwise.distributed.sharded import all_finite, finite_here
+from rankwise.distributed.team import Alone
 from rankwise.nn.low_rank import LowRankModule
 from rankwise.numerics.factors import orthonormality_defect
 from rankwise.numerics.svd import detours
@@ -16,7 +17,9 @@ from rankwise.optim.guard import Guard, Incidents
 from rankwise.optim.layers import NamedLayer
 from rankwise.optim.rank_rule import RankRule
 from rankwise.optim.snapshot import Snapshot, snapshot
+from rankwise.optim.statistics import Statistics
 from rankwise.optim.step_control import variance_preserving, weight_norm
+from rankwise.optim.together import replicas_of
 
 MEND = (
     "Lower `lr`, clip by `optimizer.clip_gradient_(1.0)`, look at the data of these steps, and go "
@@ -39,8 +42,8 @@ class Examined(NamedTuple):
 class Held(NamedTuple):
     """What an optimizer has beside its layers."""
 
-    dense: Sequence[Tensor]
-    """Its other parameters."""
+    dense: Mapping[str, Tensor]
+    """Its other parameters, by name."""
     states: Any
     """What it remembers, by parameter."""
     rank_rule: RankRule
@@ -54,8 +57,8 @@ class Watch:
     What a method returns is what it has met.
     """
 
-    def __init__(self, guard: Guard, layers: Sequence[NamedLayer]) -> None:
-        self.guard, self._layers = guard, layers
+    def __init__(self, guard: Guard, layers: Sequence[NamedLayer], statistics: Statistics) -> None:
+        self.guard, self._layers, self._statistics = guard, layers, statistics
         self._in_vain = 0
         self._sizes: list[float] = []
         self._good: tuple[int, Snapshot] | None = None
@@ -80,16 +83,21 @@ class Watch:
             return met
         found = examined(self._layers)
         now = held()
-        trouble = self._trouble(found, now)
+        # Unlike machines may see the same numbers on either side of a bound.
+        team = replicas_of(self._layers) or Alone()
+        trouble = team.first_told(self._trouble(found, now))
         if trouble:
-            return self.back(held, steps, trouble)
-        worn = [n for n, e in enumerate(found) if e.defect > self.guard.max_defect]
+            return met.plus(self.back(held, steps, trouble))
+        flags = team.agreed([e.defect > self.guard.max_defect for e in found])
+        worn = [n for n, flag in enumerate(flags) if flag]
         for n in worn:
             layer = self._layers[n].layer
             layer.set_factors_(layer.factors().orthonormalised())
         self._sizes = [e.norm for e in found]
+        mended = self._mend_statistics(steps)
         self._keep(held, steps)
-        return met._replace(repaired=len(worn), bounded=self._look_at_ranks(now.rank_rule))
+        bounded = self._look_at_ranks(now.rank_rule)
+        return met.plus(mended).plus(Incidents(len(worn), bounded=bounded))
 
     def _look_at_ranks(self, rule: RankRule) -> int:
         bound = bound_that_holds(rule, self._layers)
@@ -101,13 +109,24 @@ class Watch:
     def skipped(self, held: Callable[[], Held], steps: int) -> Incidents:
         """After a step that was not taken; FloatingPointError where training cannot go on."""
         self._in_vain += 1
+        met = self._mend_statistics(steps)
         if self._in_vain < self.guard.patience:
-            return Incidents()
-        return self.back(
-            held,
-            steps,
-            f"{self._in_vain} steps in a row had gradients that are not finite or overflow",
-        )
+            return met
+        trouble = f"{self._in_vain} steps in a row had gradients that are not finite or overflow"
+        return met.plus(self.back(held, steps, trouble))
+
+    def _mend_statistics(self, steps: int) -> Incidents:
+        """A forward pass on a bad batch has left its mark in them."""
+        names = self._statistics.mend_()
+        if names:
+            listed = ", ".join(map(repr, names[:3]))
+            warnings.warn(
+                f"after step {steps}: {listed} were not finite, and are again what they were when "
+                "last examined: look at the data of these steps",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        return Incidents(repaired=len({name.rpartition(".")[0] for name in names}))
 
     def back(self, held: Callable[[], Held], steps: int, trouble: str) -> Incidents:
         """To the last good state; FloatingPointError where there is none."""
@@ -117,6 +136,7 @@ class Watch:
             raise FloatingPointError(f"after step {steps}: {trouble}{often}. {MEND}")
         after, good = self._good
         good.restore_(self._layers, now.states)
+        self._statistics.back_()
         warnings.warn(
             f"after step {steps}: {trouble}. Went back to what was trained in step {after}",
             RuntimeWarning,
@@ -125,24 +145,34 @@ class Watch:
         return Incidents(rewound=1)
 
     def _keep(self, held: Callable[[], Held], steps: int) -> None:
-        if self.guard.rewinds:
-            now = held()
-            self._good = steps, snapshot(self._layers, now.dense, now.states)
+        now = held()
+        self._statistics.keep()
+        self._good = None
+        if now.rewound < self.guard.rewinds:
+            self._good = steps, snapshot(self._layers, now.dense.values(), now.states)
 
     def _trouble(self, found: Sequence[Examined], held: Held) -> str:
         """What cannot be repaired, "" for nothing."""
-        for (name, layer), before, e in zip(self._layers, self._sizes, found, strict=True):
+        # Both go through what is sharded, together with others, whatever is found here.
+        sound = all_finite([*held.dense.values(), *moments(held.states)])
+        usual = [
+            max(usual_norm(layer, held.states), variance_preserving(layer))
+            for _, layer in self._layers
+        ]
+        sizes = map(max, usual, self._sizes)
+        for (name, _), size, e in zip(self._layers, sizes, found, strict=True):
             # NaN compares false.
             if not (e.defect < 0.5 and e.norm < float("inf")):
                 return f"the factors of layer {name!r} are no longer finite, or no bases"
-            if e.norm == 0:
-                continue
-            size = max(usual_norm(layer, held.states), variance_preserving(layer), before)
             if e.norm > self.guard.growth * size:
                 return f"layer {name!r} has exploded, to {e.norm / size:.3g} times its norm"
-        if not all_finite([*held.dense, *moments(held.states)]):
-            return "a parameter or a moment of the optimizer is not finite"
-        return ""
+        return "" if sound else f"{_broken(held)} is not finite"
+
+
+def _broken(held: Held) -> str:
+    """What is not finite on this process."""
+    names = (repr(name) for name, t in held.dense.items() if not finite_here(t))
+    return next(names, "a moment of the optimizer, or what another process holds,")
 
 
 def usual_norm(layer: LowRankModule, states: Any) -> float:

@@ -20,16 +20,18 @@ from rankwise.io.checkpoint import load, save
 from rankwise.io.json_object import read_object
 from rankwise.io.plain import save_plain
 from rankwise.nn.low_rank import low_rank_layers
+from rankwise.optim.guard import Guard
 from rankwise.optim.optimizer import Optimizer
 from rankwise.recipes.comparison import flops, latencies
 from rankwise.recipes.compress_options import CompressOptions
 from rankwise.recipes.compress_table import table_of
 from rankwise.recipes.cuts import Cut, make_cut
 from rankwise.recipes.examples import batch_at
-from rankwise.recipes.folder import begin, finish, prepared
+from rankwise.recipes.folder import OPTIONS, begin, finish, prepared
 from rankwise.recipes.history import Line, Watcher
 from rankwise.recipes.subject import Subject, healing_loss
 from rankwise.recipes.subjects import subject_for
+from rankwise.recipes.sums import check_sum, write_sums
 from rankwise.recipes.training import RECORDS, Run, checkpoint_in, train, warm_up_and_decay
 from rankwise.report.compression_figure import draw_compression
 from rankwise.report.history import HISTORY
@@ -87,6 +89,7 @@ def _cut_model(
     file, factors = options.output / CUT, options.output / FACTORS
     model = copy.deepcopy(original)
     if options.resume and file.exists():
+        check_sum(options.output, CUT)
         cut = _read_cut(file)
         if cut.weights != fingerprint(original):
             raise ValueError(f"{file}: the run was started with other weights of the model")
@@ -100,6 +103,7 @@ def _cut_model(
     cut = cut._replace(measured=subject.measure(model), weights=fingerprint(original))
     save(model, factors)
     write_text(file, json.dumps(cut.to_json()) + "\n")
+    write_sums(options.output, [OPTIONS, CUT])
     return cut, model
 
 
@@ -149,7 +153,8 @@ def _heal(
         return []
     weight = subject.distill if options.distill is None else options.distill
     # Second moments of the first few batches are rough: no step is longer than the rate says.
-    optimizer = Optimizer(model, lr=options.lr, max_step=options.lr)
+    guard = Guard(rewinds=options.rewinds)
+    optimizer = Optimizer(model, lr=options.lr, max_step=options.lr, guard=guard)
     run = Run(
         model=model,
         optimizer=optimizer,
@@ -210,6 +215,7 @@ def _metrics(
         "heal_loss": _tail_mean(history),
         "heal_seconds": sum(line["seconds"] for line in history),
         "steps": len(history),
+        "incidents": next((x["incidents"] for x in history[::-1] if "incidents" in x), {}),
         "peak_memory_bytes": peak_memory(),
         "seed": options.seed,
         "options": options.to_json(),

@@ -63,6 +63,8 @@ class CompressOptions:
     """Steps between two checkpoints."""
     keep_checkpoints: int = 2
     """Newest checkpoints that stay."""
+    rewinds: int = 3
+    """How often healing that goes wrong may go back to its last good state before it ends."""
     threads: int | None = None
     """Threads of torch [as torch decides]."""
 
@@ -78,7 +80,8 @@ class CompressOptions:
         ):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "must be at least 1", value)
-        require(self.heal_steps >= 0, "heal_steps", "must not be negative", self.heal_steps)
+        for name in ("heal_steps", "rewinds"):
+            require(getattr(self, name) >= 0, name, "must not be negative", getattr(self, name))
         require(0 < self.lr < float("inf"), "lr", "must be finite and positive", self.lr)
         require(self.keep is None or 0 < self.keep < 1, "keep", "must be in (0, 1)", self.keep)
         rise, weight = self.tolerance, self.distill

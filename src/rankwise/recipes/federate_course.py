@@ -10,6 +10,7 @@ from torch import nn
 from rankwise.federated import Client, RoundRecord, Server
 from rankwise.io.atomic import flush
 from rankwise.recipes.classifier import Score
+from rankwise.recipes.history_sum import HistorySum, sum_up_to
 from rankwise.recipes.training import Interrupted, asked_to_stop
 from rankwise.report.history import Line, append_line, truncate_history
 
@@ -48,8 +49,11 @@ def follow(course: Course, engine: Engine, report: Callable[[Line], None]) -> li
     """
     server, file = course.server, course.folder / ROUNDS
     lines: list[Line] = []
+    written = HistorySum()
     if course.begun:
-        server.load(course.folder / CHECKPOINT)
+        checkpoint = course.folder / CHECKPOINT
+        told = server.load(checkpoint).get("history")
+        written = sum_up_to(file, server.number, told, checkpoint)
         lines = truncate_history(file, server.number)
     else:
         course.folder.mkdir(parents=True, exist_ok=True)
@@ -65,12 +69,13 @@ def follow(course: Course, engine: Engine, report: Callable[[Line], None]) -> li
             lines.append(line_of(record, server.model, course.score, seconds))
             # Before the checkpoint: after a kill between the two the line comes again.
             append_line(file, lines[-1])
+            written.add(lines[-1])
             report(lines[-1])
             number = record.number + 1
             if number % course.save_every == 0 or number == course.rounds or asked():
                 # After a power failure a state needs the lines of its rounds.
                 flush(file)
-                server.save(course.folder / CHECKPOINT)
+                server.save(course.folder / CHECKPOINT, {"history": str(written)})
             if asked():
                 raise Interrupted(number, course.run)
             begin = time.perf_counter()

@@ -10,9 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 from rankwise.io.atomic import remove_temporaries, write_text
 from rankwise.io.json_object import read_object
-from rankwise.recipes.sums import SUMS, write_sums
+from rankwise.recipes.sums import METRICS as METRICS
+from rankwise.recipes.sums import SUMS, check_sum, write_sums
 
-OPTIONS, METRICS = "options.json", "metrics.json"
+OPTIONS = "options.json"
 POSITIONAL = {"positional": True}
 """Metadata of a field that has no name on the command line."""
 ASKED_ANEW = ("save_every", "keep_checkpoints", "threads")
@@ -100,6 +101,7 @@ def begin(options: RunOptions, names: Iterable[str]) -> None:
         else:
             (folder / name).unlink(missing_ok=True)
     write_text(folder / OPTIONS, json.dumps(options.to_json(), indent=2) + "\n")
+    write_sums(folder, [OPTIONS])
 
 
 def finish(folder: Path, metrics: Mapping[str, Any], only: Iterable[str] | None = None) -> None:
@@ -116,16 +118,16 @@ def read_options(file: Path) -> dict[str, Any]:
     return read_object(file, "options")
 
 
-def conflicts(asked: Any, saved: Any) -> list[str]:
-    """Options of `asked` that differ from `saved` and are not at their default."""
-    default = type(asked)()
-    return [
+def check_same(asked: Any, saved: Any, unsaid: Any) -> None:
+    """ValueError where `asked` differs from `saved`, and from what it is where nothing is said."""
+    differing = [
         f"{_flag(f)}{_typed(getattr(asked, f.name))} (was {_typed(getattr(saved, f.name))})"
         for f in fields(asked)
         if f.name not in NOT_PART_OF_A_RUN
-        and getattr(asked, f.name) != getattr(default, f.name)
-        and getattr(asked, f.name) != getattr(saved, f.name)
+        and getattr(asked, f.name) not in (getattr(saved, f.name), getattr(unsaid, f.name))
     ]
+    if differing:
+        raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")
 
 
 def _flag(option: Field[Any]) -> str:
@@ -148,12 +150,14 @@ def require(holds: bool, name: str, rule: str, got: Any) -> None:
         raise ValueError(f"--{name.replace('_', '-')} {rule}, got {got}")
 
 
-def _resumed(asked: Asked) -> Asked:
+def saved_options(asked: Asked) -> Asked:
+    """Those with which the run in `asked.output` began; ValueError where there are none to use."""
     folder, file = asked.output, asked.output / OPTIONS
     if not file.exists():
         raise ValueError(f"{folder} holds no run to resume; start one without --resume")
     if (folder / METRICS).exists():
         raise ValueError(f"the run in {folder} is finished; see {folder / METRICS}")
+    check_sum(folder, OPTIONS)
     written = read_options(file)
     foreign = sorted(written.keys() - asked.to_json().keys())
     if foreign:
@@ -166,15 +170,19 @@ def _resumed(asked: Asked) -> Asked:
         raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
+    return saved
+
+
+def _resumed(asked: Asked) -> Asked:
+    folder, file = asked.output, asked.output / OPTIONS
+    saved = saved_options(asked)
     model = getattr(saved, "model", None)
     if is_import_path(model) and getattr(asked, "model", None) != model:
         raise ValueError(
             f"{file} names the network {model}, whose code would run: name it too to go on, "
             f"--model {model}"
         )
-    differing = conflicts(asked, saved)
-    if differing:
-        raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")
+    check_same(asked, saved, unsaid=type(asked)())
     fixed = {**saved.to_json(), "output": str(folder), "resume": True, "overwrite": False}
     fixed |= {name: getattr(asked, name) for name in ASKED_ANEW if name in fixed}
     resumed: Asked = type(asked).from_json(fixed)

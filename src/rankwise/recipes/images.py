@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rankwise.io.ordinary import ordinary
 from rankwise.recipes import fashion_mnist
 from rankwise.recipes.idx import Labelled, idx_folder
 from rankwise.recipes.mnist import mnist_parts
@@ -146,11 +147,11 @@ def _pixels(path: Path, like: Tensor | None) -> Tensor:
     except ImportError as error:
         raise ImportError("reading pictures needs Pillow: pip install pillow") from error
     damage = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-    try:
-        picture = Image.open(path, formats=FORMATS)
-    except damage as error:
-        raise ValueError(f"{path} is no whole picture in PNG or JPEG: {error}") from error
-    with picture:
+    with open(path, "rb", opener=ordinary) as file:
+        try:
+            picture = Image.open(file, formats=FORMATS)
+        except damage as error:
+            raise ValueError(f"{path} is no whole picture in PNG or JPEG: {error}") from error
         _check_size(path, picture.size, like)
         grey = like.shape[0] == 1 if like is not None else picture.mode in ("1", "L")
         try:

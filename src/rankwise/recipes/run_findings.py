@@ -11,6 +11,7 @@ from rankwise.check.finding import Finding, fault, fine, some, warning
 from rankwise.check.weights import Weight, weights_findings
 from rankwise.io.adapter_file import FILE_NAME
 from rankwise.io.json_object import parsed
+from rankwise.io.ordinary import ordinary
 from rankwise.io.peft_config import CONFIG
 from rankwise.io.peft_folder import WEIGHTS
 from rankwise.io.tensor_file import read_tensors
@@ -129,7 +130,11 @@ def read_lines(path: Path) -> tuple[list[Line], str]:
 
     A last line without its end is what a crash leaves, and no damage.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        with open(path, encoding="utf-8", errors="replace", opener=ordinary) as file:
+            text = file.read()
+    except ValueError as error:
+        return [], str(error)
     whole = text.splitlines()
     lines: list[Line] = []
     for number, entry in enumerate(whole, 1):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from rankwise.io.json_object import parsed
+from rankwise.io.ordinary import ordinary
 from rankwise.recipes.examples import Dataset, Example, split
 
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "comment", "message", "tweet")
@@ -84,7 +85,7 @@ def records(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     if suffix not in (*SEPARATORS, ".jsonl"):
         raise ValueError(f"{path}: the name must end in .csv, .tsv or .jsonl")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="", opener=ordinary) as file:
             lines = _lines(path, file)
             if suffix == ".jsonl":
                 yield from _json_lines(path, lines)

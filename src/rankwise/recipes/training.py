@@ -19,6 +19,7 @@ from rankwise.io.json_object import short
 from rankwise.io.training import load_training, save_training
 from rankwise.optim.layers import numbers_held
 from rankwise.optim.optimizer import Optimizer
+from rankwise.recipes.history_sum import HistorySum, sum_up_to
 from rankwise.report.history import HISTORY, Line
 from rankwise.report.recorder import RUN, Recorder
 
@@ -96,20 +97,25 @@ def train(
     Raises Interrupted after SIGINT or SIGTERM, between two steps, with the state saved.
     """
     recorder = Recorder(run.files, run.optimizer, parameters=run.parameters)
-    history = recorder.resume(_restored(run)) if resume else []
+    history, told = _restored(run, recorder) if resume else ([], HistorySum())
     for line in history:
         report(line)
     run.enter(run.model)
+    steps = range(len(history) + 1, run.steps + 1)
     with asked_to_stop() as asked:
-        for step in range(len(history) + 1, run.steps + 1):
+        for step in steps:
             line = _step(run, loss_at, step, recorder)
+            if step == run.steps:
+                line = recorder.close() or line
             history.append(line)
+            told.add(line)
             report(line)
             if step % run.save_every == 0 or step == run.steps or asked():
-                _save(run, step)
+                _save(run, step, str(told))
             if asked():
                 raise Interrupted(step, run.folder)
-    history[-1] |= recorder.close() or {}
+    if not steps:
+        recorder.close()
     return history
 
 
@@ -123,7 +129,7 @@ def _step(run: Run, loss_at: Callable[[int], Tensor], step: int, recorder: Recor
     return recorder.step(loss.detach(), time.perf_counter() - start)
 
 
-def _save(run: Run, step: int) -> None:
+def _save(run: Run, step: int, history: str) -> None:
     # A checkpoint that is there after a power failure needs the lines of its steps.
     flush(run.files / HISTORY)
     save_training(
@@ -131,14 +137,17 @@ def _save(run: Run, step: int) -> None:
         model=run.model,
         optimizer=run.optimizer,
         scheduler=run.scheduler,
-        progress={"step": step, "identity": run.identity},
+        progress={"step": step, "identity": run.identity, "history": history},
         keep=run.keep,
     )
     (run.files / FORMER).unlink(missing_ok=True)
 
 
-def _restored(run: Run) -> int:
-    """The step after which the run goes on; model, optimizer and schedule are as they were."""
+def _restored(run: Run, recorder: Recorder) -> tuple[list[Line], HistorySum]:
+    """The history up to where the run goes on, and its sum.
+
+    Model, optimizer and schedule are as they were.
+    """
     path = checkpoint_in(run.files)
     if path is None:
         raise ValueError(
@@ -157,7 +166,10 @@ def _restored(run: Run) -> int:
         raise ValueError(f"{path}: the run was started with other {' and '.join(changed)}")
     if type(step) is not int or not 0 <= step <= run.steps:
         raise ValueError(f"{path}: it is of step {short(step)}, the run has {run.steps}")
-    return step
+    # A history that is not this one's stays as it is.
+    checkpoint = path if path.is_file() else file_of(path, step)
+    told = sum_up_to(run.files / HISTORY, step, progress.get("history"), checkpoint)
+    return recorder.resume(step), told
 
 
 @contextmanager

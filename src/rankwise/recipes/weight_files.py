@@ -14,13 +14,14 @@ from torch import Tensor
 
 from rankwise.check.weights import Weight
 from rankwise.io import adapter_file, training
-from rankwise.io.document import METADATA_KEY, Document, read_document
+from rankwise.io.document import METADATA_KEY, read_document
 from rankwise.io.fingerprint import from_entry
 from rankwise.io.json_object import parsed, read_object, short
 from rankwise.io.peft_config import CONFIG
 from rankwise.io.peft_folder import PREFIX, SIDE, WEIGHTS
 from rankwise.io.stored import KINDS, join, stored
 from rankwise.io.tensor_file import read_tensors
+from rankwise.io.training_file import MODEL_PREFIX, tensors_of
 from rankwise.numerics.factors import Factors
 from rankwise.numerics.fingerprint import Fingerprint
 from rankwise.numerics.tucker import Tucker
@@ -66,16 +67,7 @@ def read_weights(path: Path) -> WeightFile:
     content = document.content.get("model")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: the metadata does not describe a model")
-    return _weights(path, _model_part(document), content)
-
-
-def _model_part(document: Document) -> dict[str, Tensor]:
-    prefix = training.MODEL_PREFIX
-    return {
-        name.removeprefix(prefix): t
-        for name, t in document.tensors.items()
-        if name.startswith(prefix)
-    }
+    return _weights(path, tensors_of(document, MODEL_PREFIX), content)
 
 
 def _weights(path: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> WeightFile:

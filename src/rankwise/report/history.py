@@ -8,6 +8,7 @@ from typing import Any
 
 from rankwise.io.atomic import append_text, write_text
 from rankwise.io.json_object import parsed
+from rankwise.io.ordinary import ordinary
 from rankwise.report.fields import CURVE, check_fields
 
 HISTORY = "history.jsonl"
@@ -26,12 +27,12 @@ def append_line(path: Path, line: Line) -> None:
     """Add one step; ValueError for a link, which may lead anywhere."""
     if path.is_symlink():
         raise ValueError(f"{path} is a link, which is not written through: remove it")
-    append_text(path, _text(line))
+    append_text(path, text_of(line))
 
 
 def write_history(path: Path, lines: list[Line]) -> None:
     """All steps, atomically."""
-    write_text(path, "".join(map(_text, lines)))
+    write_text(path, "".join(map(text_of, lines)))
 
 
 def read_history(path: Path) -> list[Line]:
@@ -58,7 +59,8 @@ def _texts(path: Path) -> list[str]:
     if not path.exists():
         return []
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8", opener=ordinary) as file:
+            return file.read().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
@@ -75,6 +77,7 @@ def truncate_history(path: Path, steps: int) -> list[Line]:
     return lines
 
 
-def _text(line: Line) -> str:
+def text_of(line: Line) -> str:
+    """A step as it is written."""
     told = {k: line[k] if isfinite(line[k]) else None for k in ALWAYS_NUMBERS if k in line}
     return json.dumps(line | told) + "\n"

@@ -149,7 +149,7 @@ class Recorder:
         self._hook.remove()
         if not self._writes:
             return self._last
-        if self._last is not None and "spectra" not in self._last:
+        if self._last is not None and not self._is_complete(self._last):
             lines = read_history(self.folder / HISTORY)
             lines[-1] = self._last = self._last | self._details(with_spectra=True)
             write_history(self.folder / HISTORY, lines)
@@ -216,6 +216,10 @@ class Recorder:
         if found and with_spectra:
             line["spectra"] = [[float(f"{s:.{DIGITS}g}") for s in sigma] for sigma in found]
         return line
+
+    def _is_complete(self, line: Line) -> bool:
+        """Whether it has all details, which would come out otherwise a second time."""
+        return "spectra" in line if self._optimizer.layers else "memory" in line
 
     def _write_run(self, *, finished: bool) -> None:
         run = {

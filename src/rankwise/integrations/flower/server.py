@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flwr.serverapp import Grid
 
@@ -49,8 +50,9 @@ def serve(
         if not seconds > 0.0:
             raise ValueError(f"`{name}` must be a number of seconds above 0, got {seconds}")
     file = None if checkpoint is None else given_path(checkpoint, "checkpoint")
+    progress: dict[str, Any] = {}
     if file is not None and file.exists():
-        server.load(file)
+        progress = server.load(file)
     post = Post(grid, server.clients, timeout)
     records: list[RoundRecord] = []
     wanted = len(server.clients)
@@ -62,7 +64,7 @@ def serve(
             round.receive(post.ask(round.request, round.participants, round.expected))
         records.append(server.close_round(round))
         if file is not None:
-            server.save(file)
+            server.save(file, progress)
         if watch is not None:
             watch(records[-1])
     return records

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rankwise.io.json_object import read_object
+from rankwise.io.ordinary import ordinary
 from rankwise.report.fields import (
     ABOUT,
     ATTACK,
@@ -120,7 +121,8 @@ def _read_table(file: Path) -> list[list[str]]:
     if not file.exists():
         return []
     try:
-        whole = file.read_text(encoding="utf-8").splitlines()
+        with open(file, encoding="utf-8", opener=ordinary) as opened:
+            whole = opened.read().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     lines = [line for line in whole if line.startswith("|")]
