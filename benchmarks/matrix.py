@@ -7,6 +7,7 @@ fails nothing. Rows may be run one by one into a folder: its table is of all tha
 """
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -142,9 +143,18 @@ def counted(report: Path) -> dict[str, Any]:
         if case.find("failure") is not None or case.find("error") is not None:
             failures.append(f"{case.get('classname')}::{case.get('name')}")
         if (skipped := case.find("skipped")) is not None:
-            reasons[skipped.get("message", "")] += 1
+            reasons[_reason(skipped)] += 1
     return {"passed": of["tests"] - failed - of["skipped"], "failed": failed,
             "skipped": of["skipped"], "failures": failures, "reasons": dict(reasons)}  # fmt: skip
+
+
+def _reason(skipped: ElementTree.Element) -> str:
+    message = skipped.get("message", "")
+    if message != "collection skipped":
+        return message
+    # Of a whole file the reason stands in the text, after path and line.
+    reason: str = ast.literal_eval(skipped.text or "")[2]
+    return reason.replace("Skipped:", "a file,", 1)
 
 
 def installed(python: Path) -> dict[str, str]:

@@ -86,13 +86,15 @@ def test_expected(): assert False
 
 def test_tests_are_counted_as_pytest_reports_them(tmp_path):
     (tmp_path / "test_all.py").write_text(SUITE)
+    (tmp_path / "test_file.py").write_text('import pytest\npytest.importorskip("no_such_package")')
     report = tmp_path / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_all.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     subprocess.run([*command, f"--junitxml={report}"], cwd=tmp_path, capture_output=True)
     told = counted(report)
-    assert (told["passed"], told["failed"], told["skipped"]) == (1, 2, 3)
+    assert (told["passed"], told["failed"], told["skipped"]) == (1, 2, 4)
     assert told["failures"] == ["test_all::test_bad", "test_all::test_without_a_start"]
-    assert sorted(told["reasons"].values()) == [1, 2] and told["reasons"]["of a compiler"] == 1
+    absent = "could not import 'no_such_package': No module named 'no_such_package'"
+    assert told["reasons"] == {absent: 2, f"a file, {absent}": 1, "of a compiler": 1}
     named = list(notes([{**Row("3.10", "2.9.0")._asdict(), **told}]))
     assert named[0] == "- py3.10-2.9.0: failed test_all::test_bad"
     assert "- py3.10-2.9.0: 1 skipped, of a compiler" in named
