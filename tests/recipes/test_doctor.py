@@ -20,7 +20,8 @@ from rankwise.recipes.doctor import DoctorOptions, doctor
 from rankwise.recipes.finetune import finetune
 from rankwise.recipes.history import Watcher
 from rankwise.recipes.options import FinetuneOptions
-from rankwise.recipes.run_findings import findings_of, read_lines
+from rankwise.recipes.run_findings import findings_of
+from rankwise.recipes.run_folder import read_lines
 from rankwise.recipes.train import train_classifier
 from rankwise.recipes.train_options import TrainOptions
 from rankwise.report import Recorder
