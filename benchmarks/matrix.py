@@ -65,6 +65,7 @@ ROWS = (
     Row("3.10", "2.9.0", "5.20.2", lowest=True),
     Row("3.11", "2.13.0"),
     Row("3.11", "2.13.0", "5.21.1"),
+    Row("3.11", "2.14.1", "5.24.0"),
     Row("3.12", "2.13.0", "5.23.0"),
     Row("3.13", "2.13.0", "5.21.1"),
 )
@@ -206,8 +207,8 @@ def notes(results: list[dict[str, Any]]) -> Iterator[str]:
 
 def kept(output: Path) -> list[dict[str, Any]]:
     """What became of the rows that were run into this folder, now or before."""
-    files = (output / f"{row.name}.json" for row in ROWS)
-    return [json.loads(file.read_text()) for file in files if file.exists()]
+    files = {row: output / f"{row.name}.json" for row in ROWS}
+    return [row._asdict() | json.loads(f.read_text()) for row, f in files.items() if f.exists()]
 
 
 def main() -> int:
