@@ -3,15 +3,18 @@
 Each row gets a virtual environment of its own, made by pip as a user would; the tests run in it,
 one process each, and are counted. Plain standard library, for it runs where nothing is installed.
 Ends with 1 where a test failed. A row whose interpreter or release is not to be had is told, and
-fails nothing.
+fails nothing. Rows may be run one by one into a folder: its table is of all that it holds.
 """
 
 import argparse
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,26 +23,37 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 CORE = tuple(f"tests/{part}" for part in "numerics nn optim integrators io surgery".split())
 WITH_TRANSFORMERS = ("tests/recipes/test_finetune.py", "tests/integrations")
+EXTRAS = "finetune,loops,federated,onnx,quantize,bench"
 TOOLS = ("pytest", "hypothesis")
-SHOWN = ("torch", "transformers", "numpy", "safetensors")
+SHOWN = frozenset(
+    "torch numpy safetensors transformers peft accelerate lightning trl datasets flwr onnx "
+    "onnxruntime bitsandbytes".split()
+)
 
 
 class Row(NamedTuple):
-    """What is installed; without transformers the library alone, which needs no numpy."""
+    """What is installed: the library alone, which needs no numpy, or transformers and all loops.
+
+    `lowest`: in the oldest releases that the extras allow; else pip takes the newest.
+    """
 
     python: str
     torch: str
     transformers: str | None = None
+    lowest: bool = False
 
     @property
     def name(self) -> str:
-        return "-".join(["py" + self.python, self.torch, *filter(None, [self.transformers])])
+        ending = "lowest" if self.lowest else None
+        parts = "py" + self.python, self.torch, self.transformers, ending
+        return "-".join(filter(None, parts))
 
     @property
     def packages(self) -> list[str]:
         if self.transformers is None:
             return ["-e", str(ROOT)]
-        return ["-e", f"{ROOT}[finetune]", f"transformers=={self.transformers}", "peft>=0.17"]
+        bounds = lowest_releases() if self.lowest else []
+        return ["-e", f"{ROOT}[{EXTRAS}]", f"transformers=={self.transformers}", *bounds]
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -48,12 +62,22 @@ class Row(NamedTuple):
 
 ROWS = (
     Row("3.10", "2.9.0"),
-    Row("3.10", "2.9.0", "5.23.0"),
+    Row("3.10", "2.9.0", "5.20.2", lowest=True),
     Row("3.11", "2.13.0"),
     Row("3.11", "2.13.0", "5.21.1"),
+    Row("3.11", "2.14.1", "5.24.0"),
     Row("3.12", "2.13.0", "5.23.0"),
     Row("3.13", "2.13.0", "5.21.1"),
 )
+
+
+def lowest_releases() -> list[str]:
+    """The last patch of each lowest minor release that the extras ask for."""
+    wanted = EXTRAS.replace(",", "|")
+    declared = (ROOT / "pyproject.toml").read_text()
+    extras = re.findall(rf"^(?:{wanted}) = \[(.*?)\]$", declared, re.M | re.S)
+    bounds = re.findall(r'"([a-z]+)>=(\d+\.\d+)', " ".join(extras))
+    return sorted({f"{name}=={minor}.*" for name, minor in bounds})
 
 
 class Failed(Exception):
@@ -98,8 +122,8 @@ def _environment() -> dict[str, str]:
     return own | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def tested(python: Path, tests: tuple[str, ...], report: Path) -> dict[str, int]:
-    """How many tests passed, failed and were skipped."""
+def tested(python: Path, tests: tuple[str, ...], report: Path) -> dict[str, Any]:
+    """How many tests passed, failed and were skipped, which failed, and why others were skipped."""
     command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     log = report.with_suffix(".log")
     with log.open("w") as output:
@@ -110,12 +134,28 @@ def tested(python: Path, tests: tuple[str, ...], report: Path) -> dict[str, int]
     return counted(report)
 
 
-def counted(report: Path) -> dict[str, int]:
+def counted(report: Path) -> dict[str, Any]:
+    """Of pytest's XML. What is expected to fail and does is among the skipped, with its reason."""
     (suite,) = ElementTree.parse(report).getroot().iter("testsuite")
     of = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
     failed = of["failures"] + of["errors"]
+    failures, reasons = [], Counter[str]()
+    for case in suite.iter("testcase"):
+        if case.find("failure") is not None or case.find("error") is not None:
+            failures.append(f"{case.get('classname')}::{case.get('name')}")
+        if (skipped := case.find("skipped")) is not None:
+            reasons[_reason(skipped)] += 1
     return {"passed": of["tests"] - failed - of["skipped"], "failed": failed,
-            "skipped": of["skipped"]}  # fmt: skip
+            "skipped": of["skipped"], "failures": failures, "reasons": dict(reasons)}  # fmt: skip
+
+
+def _reason(skipped: ElementTree.Element) -> str:
+    message = skipped.get("message", "")
+    if message != "collection skipped":
+        return message
+    # Of a whole file the reason stands in the text, after path and line.
+    reason: str = ast.literal_eval(skipped.text or "")[2]
+    return reason.replace("Skipped:", "a file,", 1)
 
 
 def installed(python: Path) -> dict[str, str]:
@@ -141,11 +181,13 @@ def outcome(row: Row, output: Path, keep: bool) -> dict[str, Any]:
 
 
 def lines(results: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| Python | torch | transformers | numpy | passed | failed | skipped |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    yield "| Python | torch | transformers | other extras | numpy | passed | failed | skipped |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for told in results:
         found = told.get("installed", {})
-        cells = [told["python"], told["torch"], told["transformers"] or "-"]
+        extras = "lowest" if told["lowest"] else "newest"
+        cells = [told["python"], told["torch"]]
+        cells += [told["transformers"], extras] if told["transformers"] else ["-", "-"]
         cells += [found.get("numpy", "-")]
         if "reason" in told:
             cells += [told["reason"], "", ""]
@@ -154,26 +196,45 @@ def lines(results: list[dict[str, Any]]) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
 
 
+def notes(results: list[dict[str, Any]]) -> Iterator[str]:
+    """Which tests failed, and why others were skipped."""
+    for told in results:
+        name = Row(*(told[field] for field in Row._fields)).name
+        yield from (f"- {name}: failed {test}" for test in told.get("failures", []))
+        for reason, count in told.get("reasons", {}).items():
+            yield f"- {name}: {count} skipped, {reason}"
+
+
+def kept(output: Path) -> list[dict[str, Any]]:
+    """What became of the rows that were run into this folder, now or before."""
+    files = {row: output / f"{row.name}.json" for row in ROWS}
+    return [row._asdict() | json.loads(f.read_text()) for row, f in files.items() if f.exists()]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the tests under other versions.")
     parser.add_argument("--output", type=Path, default=Path("runs/matrix"))
-    parser.add_argument("--only", default="", help="rows whose name begins so, e.g. py3.13")
+    parser.add_argument("--only", default="", help="a row, or those whose names begin so: py3.13")
     parser.add_argument("--keep", action="store_true", help="leave the environments, ~5 GB each")
     options = parser.parse_args()
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    results = []
-    for row in ROWS:
-        if row.name.startswith(options.only):
-            results.append(outcome(row, output, options.keep))
-            print(list(lines(results[-1:]))[-1], flush=True)
-    if not results:
+    rows = [row for row in ROWS if row.name == options.only] or [
+        row for row in ROWS if row.name.startswith(options.only)
+    ]
+    if not rows:
         parser.error(f"--only {options.only}: no row; there are {', '.join(r.name for r in ROWS)}")
-    table = "\n".join(lines(results)) + "\n"
+    failed = 0
+    for row in rows:
+        told = outcome(row, output, options.keep)
+        (output / f"{row.name}.json").write_text(json.dumps(told, indent=1))
+        print(list(lines([told]))[-1], flush=True)
+        failed += told.get("failed", 0)
+    results = kept(output)
+    table = "\n".join([*lines(results), "", *notes(results)]) + "\n"
     (output / "matrix.md").write_text(table)
-    (output / "metrics.json").write_text(json.dumps(results, indent=1))
     print("\n" + table)
-    return int(any(told.get("failed") for told in results))
+    return int(failed > 0)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,13 @@ def trainer_of(
     )
 
 
+def checkpointing() -> dict[str, Any]:
+    """Activation checkpointing as an option of `TrainingArguments`, by the name of this release."""
+    newer = "activation_checkpointing"
+    name = newer if hasattr(TrainingArguments, newer) else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+
+
 def ranks(model: nn.Module) -> list[int]:
     return [layer.rank for layer in factored_layers(model).values()]
 

@@ -1,12 +1,15 @@
 """The command line: what is printed, and with which status it ends."""
 
+import functools
 import json
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from image_files import write_idx
-from rankwise.cli.main import main
+from rankwise.cli.main import call, commands, main
+from rankwise.recipes.attack_options import AttackOptions
 from rankwise.recipes.compress_options import CompressOptions
 from rankwise.recipes.federate_options import FederateOptions
 from rankwise.recipes.folder import begin
@@ -237,23 +240,47 @@ def test_a_warning_is_one_line_too(tiny_encoder, labelled_file, tmp_path, capsys
 
 
 JOBS = {
-    "finetune": FinetuneOptions(lr=0.5, select=("query",), fixed_rank=True),
-    "train": TrainOptions(lr=0.5, dense=False),
-    "compress": CompressOptions(lr=0.5, select=("0", "1")),
-    "federate": FederateOptions(lr=0.5),
+    "finetune": FinetuneOptions(lr=0.5, select=("query",), fixed_rank=True, pack=False),
+    "train": TrainOptions(lr=0.5, dense=False, epochs=3),
+    "compress": CompressOptions(lr=0.5, select=("0", "1"), weights=Path("w.safetensors")),
+    "attack": AttackOptions(rows=7, attacks=("fgsm", "pgd")),
+    "federate": FederateOptions(lr=0.5, compare=("fedavg",)),
 }
 
 
+def typed(options) -> list[str]:
+    """All that differs from the defaults, as a user would type it."""
+    words = []
+    for f in fields(options):
+        value, name = getattr(options, f.name), f.name.replace("_", "-")
+        if value != getattr(type(options)(), f.name) and f.name != "output":
+            if isinstance(value, bool):
+                words.append(f"--{name}" if value else f"--no-{name}")
+            else:
+                words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return words
+
+
 @pytest.mark.parametrize("name", JOBS)
-def test_an_option_at_its_default_that_was_another_is_not_passed_over(name, tmp_path, capsys):
+def test_going_on_takes_the_same_command_again_and_nothing_else(name, tmp_path):
+    taken = []
+
+    @functools.wraps(commands()[name])
+    def take(*given, **named):
+        taken.extend((*given, *named.values()))
+
     began = replace(JOBS[name], output=tmp_path)
     begin(began, ())
-    usual = type(began)().lr
     again = [name, "--resume", "--output", str(tmp_path)]
-    assert main([*again, "--lr", str(usual)]) == 2
-    told = f"a resumed run keeps its options; leave out --lr {usual} (was 0.5)"
-    assert capsys.readouterr().err == f"rankwise: error: {told}\n"
-    # The same as in the beginning, and what a run takes anew, are fine: it gets further.
-    assert main([*again, "--lr", "0.5", "--save-every", "7", "--data", "nowhere"]) == 2
-    told = "a resumed run keeps its options; leave out --data nowhere (was "
-    assert told in capsys.readouterr().err
+    option = "rows" if name == "attack" else "lr"
+    was, usual = getattr(began, option), getattr(type(began)(), option)
+    # At its default it was another.
+    told = rf"a resumed run keeps its options; leave out --{option} \(it was {was}\)$"
+    with pytest.raises(ValueError, match=told):
+        call({name: take}, [*again, f"--{option}={usual}"])
+    with pytest.raises(ValueError, match=r"leave out --data \(it was"):
+        call({name: take}, [*again, *typed(began), "--data", "nowhere"])
+    assert taken == []
+    # The same as in the beginning, and what a run takes anew, are fine.
+    call({name: take}, [*again, *typed(began), "--save-every", "7"])
+    assert [options.save_every for options in taken if is_dataclass(options)] == [7]

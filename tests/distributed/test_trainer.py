@@ -9,7 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 import trainer_program
-from loops import classifier, ranks
+from loops import checkpointing, classifier, ranks
 from processes import on_processes
 from scenes import distance, same
 from trainer_program import STEPS, trained
@@ -102,11 +102,7 @@ def other_runs(rank, folder):
     return found
 
 
-CHECKPOINTED = {"use_reentrant": False}
-OTHERS = (
-    {"head": False},
-    {"activation_checkpointing": True, "activation_checkpointing_kwargs": CHECKPOINTED},
-)
+OTHERS = ({"head": False}, checkpointing())
 
 
 def test_adapters_alone_and_activation_checkpoints_and_what_was_not_prepared(tmp_path):

@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback, Trainer
 
 import rankwise as rw
 from loops import (
+    checkpointing,
     classifier,
     largest_defect,
     optimizer_of,
@@ -128,10 +129,7 @@ def test_bfloat16_products_leave_factors_float32_and_orthonormal(tmp_path):
 
 def test_gradient_checkpointing_gives_the_same_gradients(tmp_path):
     plain = trained(tmp_path / "plain")
-    checkpointed = trained(
-        tmp_path / "checkpointed", activation_checkpointing=True,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-    )  # fmt: skip
+    checkpointed = trained(tmp_path / "checkpointed", **checkpointing())
     assert ranks(checkpointed.model) != ranks(classifier())
     assert losses(checkpointed) == losses(plain)
 

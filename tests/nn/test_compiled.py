@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import rankwise as rw
 from cases import close, normal
+from compilers import Counting
 from rankwise.nn.low_rank import low_rank_layers
 from rankwise.numerics.init import truncated_svd
 
@@ -54,19 +55,6 @@ class Net(nn.Module):
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if self.checkpointed else block(x)
         return self.head(x)
-
-
-class Counting:
-    """A backend without code generation that counts its graphs."""
-
-    def __init__(self) -> None:
-        self.graphs = 0
-
-    def __call__(self, graph, example_inputs):
-        from torch._dynamo.backends.debugging import aot_eager
-
-        self.graphs += 1
-        return aot_eager(graph, example_inputs)
 
 
 def net(dtype: torch.dtype = torch.float64, whole: bool = False, **options) -> Net:

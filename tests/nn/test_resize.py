@@ -91,7 +91,9 @@ def test_a_gradient_of_the_old_shape_is_dropped_and_one_of_the_same_shape_kept(d
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_type_and_contiguity_are_those_of_the_parameter(dtype):
     parameter = nn.Parameter(torch.zeros(4, 3, dtype=dtype))
-    set_factor_(parameter, torch.ones(2, 4, dtype=torch.float32).mT)
+    holder = nn.ParameterDict({"U": parameter})
+    set_factor_(holder, "U", torch.ones(2, 4, dtype=torch.float32).mT)
+    assert holder["U"] is parameter
     assert (parameter.dtype, tuple(parameter.shape)) == (dtype, (4, 2))
     assert parameter.is_contiguous()
     assert parameter.eq(1).all()
@@ -101,7 +103,7 @@ def test_type_and_contiguity_are_those_of_the_parameter(dtype):
 def test_a_factor_is_a_copy_and_follows_no_graph(shape):
     parameter = nn.Parameter(torch.zeros(4, 3))
     value = torch.ones(shape, requires_grad=True)
-    set_factor_(parameter, value)
+    set_factor_(nn.ParameterDict({"U": parameter}), "U", value)
     with torch.no_grad():
         value.zero_()
     assert parameter.eq(1).all()

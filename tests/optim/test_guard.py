@@ -144,6 +144,43 @@ def test_running_statistics_that_a_bad_batch_has_reached_are_put_back(skipped):
     assert model[1].running_var.isfinite().all()
 
 
+@pytest.mark.parametrize("fresh", ["made", "copied", "loaded"])
+def test_a_bad_first_batch_leaves_no_mark_either(fresh, tmp_path):
+    model = normed()
+    optimizer = rw.Optimizer(model)
+    if fresh != "made":
+        for seed in range(3):
+            step(model, optimizer, seed)
+    good = held(model)
+    if fresh == "copied":
+        model, optimizer = copy.deepcopy((model, optimizer))
+    if fresh == "loaded":
+        file = tmp_path / "run.safetensors"
+        rw.save_training(file, model=model, optimizer=optimizer, progress={})
+        model = normed()
+        optimizer = rw.Optimizer(model)
+        rw.load_training(file, model=model, optimizer=optimizer)
+    model(NAN).sum().backward()
+    with pytest.warns(RuntimeWarning, match="were not finite"):
+        optimizer.step()
+    for name in ("1.running_mean", "1.running_var"):
+        assert torch.equal(model.state_dict()[name], good[name])
+
+
+def test_statistics_are_known_by_name_where_their_tensors_are_others_now():
+    model = normed()
+    optimizer = rw.Optimizer(model, guard=Guard(every=50))
+    step(model, optimizer, 0)
+    model.float().double()
+    with torch.no_grad():
+        model(NAN)
+    model[1].num_batches_tracked.zero_()
+    (model(torch.randn(4, 8, dtype=torch.float64)) * float("nan")).sum().backward()
+    with pytest.warns(RuntimeWarning, match="were not finite"):
+        optimizer.step()
+    assert model[1].running_mean.isfinite().all() and model[1].running_var.isfinite().all()
+
+
 def test_running_statistics_go_back_with_the_rest():
     model = normed()
     optimizer = rw.Optimizer(model, guard=Guard(every=2, rewinds=1))

@@ -147,7 +147,19 @@ def test_an_incomplete_run_is_told_how_to_go_on(run):
     shutil.rmtree(run / "checkpoints")
     assert findings_of(run)[1].mend == f"rankwise finetune --resume --output {run}"
     (run / "checkpoint.safetensors").unlink()
-    assert f"rankwise finetune --overwrite --output {run}" in findings_of(run)[1].mend
+    told = "it has no checkpoint: start rankwise finetune anew, with --overwrite"
+    assert findings_of(run)[1].mend == told
+    # One of several contenders has one.
+    (run / "full").mkdir()
+    (run / "full" / "server.safetensors").write_bytes(b"")
+    assert findings_of(run)[1].mend == f"rankwise finetune --resume --output {run}"
+
+
+def test_the_doctor_does_not_write_over_the_results_of_a_run(run):
+    before = (run / "metrics.json").read_bytes()
+    with pytest.raises(ValueError, match="holds a run, whose metrics.json would be replaced"):
+        doctor(DoctorOptions(subject=run, output=run))
+    assert (run / "metrics.json").read_bytes() == before
 
 
 def test_a_loss_that_does_not_fall_or_is_not_finite(run):

@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from rankwise.cli.going_on import keeping_options
 from rankwise.cli.warned import on_one_line
@@ -97,18 +96,12 @@ def call(known: Mapping[str, Callable[..., int | None]], arguments: Sequence[str
         import tyro
     except ImportError as error:
         raise ImportError(f"the command line needs tyro: {INSTALL}") from error
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-
-    def typed_again(default: Any) -> Any:
-        """What is typed, on top of other defaults."""
-        return tyro.cli(type(default), args=arguments[1:], default=default, config=config)
-
     status: int | None = tyro.extras.subcommand_cli_from_dict(
-        {name: keeping_options(command, typed_again) for name, command in known.items()},
+        {name: keeping_options(command, arguments) for name, command in known.items()},
         prog="rankwise",
         description="Low-rank training and fine-tuning, with ranks that find themselves.",
         args=list(arguments) or [first],
-        config=config,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
     return status or 0
 

@@ -99,6 +99,7 @@ def put_(model: nn.Module, arrays: Arrays) -> None:
     for name, value in arrays.items():
         target = tensors[name]
         if isinstance(target, nn.Parameter) and target.shape != value.shape:
-            set_factor_(target, value)
+            path, _, own_name = name.rpartition(".")
+            set_factor_(model.get_submodule(path), own_name, value)
         else:
             target.copy_(value)

@@ -20,7 +20,7 @@ def put_in_place(temporaries: Sequence[Path], paths: Sequence[Path]) -> None:
     Raises OSError of the system, or one that names what could not be put back.
     """
     old = {path: beside(path) for path in paths}
-    new = [path for path in paths if not path.exists()]
+    new = [path for path in paths if not os.path.lexists(path)]
     *others, last = paths
     try:
         for path in others:
@@ -52,7 +52,7 @@ def _put_back(old: dict[Path, Path], new: Sequence[Path]) -> None:
         try:
             if path in new:
                 path.unlink(missing_ok=True)
-            elif held.exists():
+            elif os.path.lexists(held):
                 os.replace(held, path)
                 # Two names of one file are left as they are.
                 held.unlink(missing_ok=True)

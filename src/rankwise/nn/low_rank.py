@@ -158,8 +158,8 @@ class LowRankModule(nn.Module, ABC):
 
     def set_factors_(self, f: Any) -> None:
         """Replace the factors; the rank may change, the `Parameter` objects stay."""
-        for parameter, value in zip(self.factor_parameters(), f, strict=True):
-            set_factor_(parameter, value)
+        for name, value in zip(self.point_type._fields, f, strict=True):
+            set_factor_(self, name, value)
 
 
 def low_rank_layers(model: nn.Module) -> dict[str, LowRankModule]:

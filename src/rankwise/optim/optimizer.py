@@ -450,6 +450,7 @@ class Optimizer(torch.optim.Optimizer):
         self.incidents = Incidents(*known)
         self._versions.clear()
         self._begun = False
+        self._watch.loaded()
         if all(owner_of(layer) is self for _, layer in self.layers):
             self._let_rest()
 

@@ -71,6 +71,10 @@ class Watch:
         self._sizes = [e.norm for e in examined(self._layers)]
         self._keep(held, steps)
 
+    def loaded(self) -> None:
+        """Model and optimizer are as they were saved."""
+        self._statistics.keep()
+
     def starts(self) -> None:
         """Before each step: what others have met does not count."""
         self._detours = detours.total()

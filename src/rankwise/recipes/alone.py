@@ -32,8 +32,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
-        for place in made:
-            with suppress(OSError):
+        with suppress(OSError):
+            for place in made:
                 place.rmdir()
 
 
@@ -43,6 +43,8 @@ def _locked(folder: Path) -> int | None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
     except BlockingIOError as error:
         os.close(descriptor)
         raise ValueError(
@@ -50,6 +52,6 @@ def _locked(folder: Path) -> int | None:
             "--output"
         ) from error
     except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+        pass
+    os.close(descriptor)
+    return None

@@ -9,13 +9,14 @@ from typing import Any
 
 from rankwise.check.finding import Findings
 from rankwise.io.atomic import write_text
-from rankwise.recipes.folder import METRICS
+from rankwise.recipes.folder import METRICS, OPTIONS
 from rankwise.recipes.installation import installation_findings
 from rankwise.recipes.packages import cache_folder
 from rankwise.recipes.run_findings import findings_of
 from rankwise.recipes.seed import check_seed
 from rankwise.recipes.trials import trial_findings
 from rankwise.report.machine import versions
+from rankwise.report.recorder import RUN
 
 PACKAGES = ("rankwise", "torch", "safetensors", "transformers", "peft")
 
@@ -43,6 +44,11 @@ def doctor(options: DoctorOptions) -> Findings:
     check_seed(options.seed)
     if options.base is not None and options.subject is None:
         raise ValueError("--base is the model of an adapter: name the adapter or run as well")
+    if options.output is not None and any((options.output / n).exists() for n in (OPTIONS, RUN)):
+        raise ValueError(
+            f"--output {options.output} holds a run, whose {METRICS} would be replaced: name "
+            "another folder"
+        )
     start = time.perf_counter()
     if options.subject is None:
         # The door of the package imports what is inside, so nothing inside imports the door.

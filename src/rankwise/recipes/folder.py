@@ -118,16 +118,16 @@ def read_options(file: Path) -> dict[str, Any]:
     return read_object(file, "options")
 
 
-def check_same(asked: Any, saved: Any, unsaid: Any) -> None:
-    """ValueError where `asked` differs from `saved`, and from what it is where nothing is said."""
-    differing = [
+def conflicts(asked: Any, saved: Any) -> list[str]:
+    """Options of `asked` that differ from `saved` and are not at their default."""
+    default = type(asked)()
+    return [
         f"{_flag(f)}{_typed(getattr(asked, f.name))} (was {_typed(getattr(saved, f.name))})"
         for f in fields(asked)
         if f.name not in NOT_PART_OF_A_RUN
-        and getattr(asked, f.name) not in (getattr(saved, f.name), getattr(unsaid, f.name))
+        and getattr(asked, f.name) != getattr(default, f.name)
+        and getattr(asked, f.name) != getattr(saved, f.name)
     ]
-    if differing:
-        raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")
 
 
 def _flag(option: Field[Any]) -> str:
@@ -150,8 +150,7 @@ def require(holds: bool, name: str, rule: str, got: Any) -> None:
         raise ValueError(f"--{name.replace('_', '-')} {rule}, got {got}")
 
 
-def saved_options(asked: Asked) -> Asked:
-    """Those with which the run in `asked.output` began; ValueError where there are none to use."""
+def _resumed(asked: Asked) -> Asked:
     folder, file = asked.output, asked.output / OPTIONS
     if not file.exists():
         raise ValueError(f"{folder} holds no run to resume; start one without --resume")
@@ -170,19 +169,15 @@ def saved_options(asked: Asked) -> Asked:
         raise ValueError(f"{file} is damaged: {type(error).__name__}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
-    return saved
-
-
-def _resumed(asked: Asked) -> Asked:
-    folder, file = asked.output, asked.output / OPTIONS
-    saved = saved_options(asked)
     model = getattr(saved, "model", None)
     if is_import_path(model) and getattr(asked, "model", None) != model:
         raise ValueError(
             f"{file} names the network {model}, whose code would run: name it too to go on, "
             f"--model {model}"
         )
-    check_same(asked, saved, unsaid=type(asked)())
+    differing = conflicts(asked, saved)
+    if differing:
+        raise ValueError(f"a resumed run keeps its options; leave out {', '.join(differing)}")
     fixed = {**saved.to_json(), "output": str(folder), "resume": True, "overwrite": False}
     fixed |= {name: getattr(asked, name) for name in ASKED_ANEW if name in fixed}
     resumed: Asked = type(asked).from_json(fixed)

@@ -137,6 +137,7 @@ class FinetuneOptions:
         for name in ("lr", "head_lr", "weight_decay"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), name, "must be finite and not negative", value)
+        require(abs(self.scale) < float("inf"), "scale", "must be finite", self.scale)
         require(
             0 < self.eval_fraction < 1, "eval_fraction", "must be in (0, 1)", self.eval_fraction
         )

@@ -12,6 +12,8 @@ from rankwise.io.peft_config import CONFIG
 from rankwise.io.peft_folder import WEIGHTS
 from rankwise.io.tensor_file import read_tensors
 from rankwise.recipes.base_files import base_weights
+from rankwise.recipes.federate_course import CHECKPOINT
+from rankwise.recipes.folder import is_import_path
 from rankwise.recipes.run_folder import WEIGHT_FILES, Folder, read_folder, read_lines
 from rankwise.recipes.sums import sums_findings
 from rankwise.recipes.training import FORMER, checkpoints_in
@@ -23,7 +25,12 @@ from rankwise.recipes.weight_files import (
 from rankwise.report.fields import count
 
 LORA = "lora"
-COMMANDS = {"eval_fraction": "finetune", "heal_steps": "compress", "surrogate": "attack"}
+COMMANDS = {
+    "eval_fraction": "finetune",
+    "heal_steps": "compress",
+    "surrogate": "attack",
+    "local_steps": "federate",
+}
 """An option that one command alone has."""
 STEPS = ("steps", "heal_steps")
 
@@ -110,11 +117,19 @@ def _complete(folder: Folder) -> list[Finding]:
     command = next((c for key, c in COMMANDS.items() if key in options), "train")
     if not options:
         mend = "`load_training` puts it back where `save_training` left it, then go on"
-    elif checkpoints_in(folder.path):
-        mend = f"rankwise {command} --resume --output {folder.path}"
+    elif _has_checkpoint(folder.path):
+        model = options.get("model")
+        named = f" --model {model}" if is_import_path(model) else ""
+        mend = f"rankwise {command} --resume --output {folder.path}{named}"
     else:
-        mend = f"it has no checkpoint: rankwise {command} --overwrite --output {folder.path}"
+        mend = f"it has no checkpoint: start rankwise {command} anew, with --overwrite"
     return [warning(name, f"stopped after {taken}, or is still running", mend)]
+
+
+def _has_checkpoint(path: Path) -> bool:
+    """Of its own, or of one of several networks or contenders."""
+    places = [path, *(place for place in path.iterdir() if place.is_dir())]
+    return any((place / CHECKPOINT).exists() or checkpoints_in(place) for place in places)
 
 
 def _weight_findings(file: WeightFile, base: str | None) -> list[Finding]:

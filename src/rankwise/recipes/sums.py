@@ -29,7 +29,7 @@ def write_sums(folder: Path, only: Iterable[str] | None = None) -> None:
 def sum_of(file: Path) -> str:
     """SHA-256 of its bytes, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with file.open("rb") as opened:
+    with open(file, "rb", opener=ordinary) as opened:
         while piece := opened.read(PIECE):
             digest.update(piece)
     return digest.hexdigest()
