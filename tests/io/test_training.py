@@ -251,6 +251,37 @@ def test_a_model_without_low_rank_layers_goes_on_exactly(tmp_path):
     assert all(torch.equal(value, expected[key]) for key, value in second.state_dict().items())
 
 
+def test_an_optimizer_that_takes_products_of_what_it_remembers_goes_on_exactly(tmp_path):
+    def made():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2))
+        return model, torch.optim.LBFGS(model.parameters(), max_iter=3)
+
+    def step(model, optimizer, seed):
+        x = torch.randn(8, 5, generator=torch.Generator().manual_seed(seed))
+
+        def closure():
+            optimizer.zero_grad()
+            loss = (model(x) - x[:, :2]).square().mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    (whole, own), (again, other) = made(), made()
+    for seed in range(3):
+        step(whole, own, seed)
+    path = tmp_path / "run.safetensors"
+    save_training(path, model=whole, optimizer=own, progress={})
+    load_training(path, model=again, optimizer=other)
+    path.write_bytes(b"")
+    for seed in range(3, 8):
+        step(whole, own, seed)
+        step(again, other, seed)
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_a_plain_model_is_refused(tmp_path):
     path = saved(tmp_path)
     plain = nn.Sequential(nn.Linear(2, 2))

@@ -86,7 +86,9 @@ def read_tensors(path: Path) -> TensorFile:
     """
     with opened(path) as file:
         metadata = dict(file.metadata() or {})
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        # Copies, for the library's tensors are the file: they would change and vanish with it, and
+        # lie where it has them, where products may differ in their last bits.
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}
     told = metadata.pop(CHECKSUM, None)
     if told is None:
         # Whoever damages the key leaves the value.
